@@ -1,0 +1,126 @@
+"""The application: routes, error rendering, request ids. `descent api` serves it."""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from api import jobs, ops, predict, problems
+from api.state import State
+from core.jobs import broker
+from core.jobs.store import JobStore
+from core.settings import Settings, configure_logging, read_settings
+
+MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API. Connects to nothing until it is served."""
+    settings = settings or read_settings()
+    configure_logging(settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with JobStore.connect(settings.store_url) as store:
+            app.state.shared = State(settings=settings, store=store, celery=broker.make_celery(settings.store_url))
+            yield
+
+    app: FastAPI = FastAPIOffline(
+        title="Descent",
+        version=version("descent"),
+        summary="Training jobs over REST: post a spec, watch the loss fall, download the model, predict digits.",
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        redoc_url=None,
+    )
+    for router in (jobs.router, predict.router, ops.router):
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(RequestIds)
+    _document_problems(app)
+    return app
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Put the problem's schema into the OpenAPI document, in the place of FastAPI's own validation errors."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = generate()
+        schemas = document["components"]["schemas"]
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        reference = {"$ref": "#/components/schemas/Problem"}
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "422" in operation["responses"]:
+                    content = {"application/problem+json": {"schema": reference}}
+                    operation["responses"]["422"] = {"description": "Not valid", "content": content}
+        model = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= model.pop("$defs") | {"Problem": model}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+class RequestIds:
+    """Give each request an id, send it back as `X-Request-Id`, and log what is not mere looking."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid7().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                _log_answer(scope, message["status"], request_id, time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> None:
+    level = logging.INFO if scope["method"] != "GET" or status >= 400 else logging.DEBUG
+    route = getattr(scope.get("route"), "path", None)
+    log.log(
+        level,
+        "request",
+        extra={
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "request_id": request_id,
+            "ms": round(seconds * 1000, 1),
+        },
+    )
+
+
+def main() -> None:
+    """Serve the API in the foreground until SIGTERM or SIGINT."""
+    import uvicorn
+
+    settings = read_settings()
+    app = create_app(settings)
+    uvicorn.run(
+        app, host=settings.host, port=settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=5
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Jobs: create, list, look at, cancel; their loss history and their model."""
+
+import logging
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.problems import StrictRoute, documented
+from api.state import State, state_of
+from core.errors import NotFound, Unavailable
+from core.jobs import artifacts, broker
+from core.jobs.job import Job, JobSummary, LossPage, Status
+from core.jobs.store import MAX_PAGE_POINTS, to_json
+from core.spec import OPTIMIZERS, JobSpec
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
+log = logging.getLogger(__name__)
+
+JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
+
+
+class JobAnswer(Job):
+    """A job, and where to go from here."""
+
+    links: dict[str, str]
+
+
+class SummaryAnswer(JobSummary):
+    links: dict[str, str]
+
+
+class JobPage(BaseModel):
+    jobs: list[SummaryAnswer]
+    next: str | None = Field(description="Pass it as `after` for the next page; null at the end.")
+
+
+class LossPoint(BaseModel):
+    """The mean cross-entropy of one batch, before its step."""
+
+    step: int = Field(description="From 0 over the whole job.")
+    epoch: int
+    batch: int = Field(description="From 0 within its epoch.")
+    loss: float | None = Field(description="null when it is not finite; `nonfinite` then says which")
+    nonfinite: Literal["nan", "inf", "-inf"] | None = None
+    time_s: float = Field(description="Seconds of training so far.")
+
+
+class LossHistory(BaseModel):
+    job_id: str
+    status: Status
+    terminal: bool
+    count: int = Field(description="Points stored so far, in all.")
+    points: list[LossPoint]
+    next: str = Field(description="Opaque cursor: pass it as `after` and nothing is missed or seen twice.")
+    has_more: bool
+    sampling: None = None
+    summary: dict[str, float | None]
+
+
+class ListQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, pattern=f"^{artifacts.JOB_ID.pattern}$", description="`next` of the page before.")
+    limit: int = Field(20, ge=1, le=100)
+    status: Status | None = None
+    optimizer: Literal[OPTIMIZERS] | None = None  # type: ignore[valid-type]  # a tuple of literals is one
+    tag: str | None = Field(None, max_length=300, description="`key` or `key:value`.")
+
+
+class LossQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="`next` of the answer before.")
+    limit: int = Field(MAX_PAGE_POINTS, ge=1, le=MAX_PAGE_POINTS)
+    from_step: int | None = Field(None, ge=0, le=10**9)
+    to_step: int | None = Field(None, ge=0, le=10**9)
+
+
+class ModelQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["pdparams", "safetensors"] = "pdparams"
+
+
+@router.post(
+    "", status_code=202, responses=documented(400, 413, 415, 422, 503), summary="Create a job", response_model=JobAnswer
+)
+async def create(spec: JobSpec, request: Request, response: Response) -> JobAnswer:
+    """Store a job and queue it. Once this answers 202 the job will run, whatever dies in between."""
+    state = state_of(request)
+    job = await state.store.submit(spec)
+    await _ring(state, job.id)
+    log.info("job created", extra={"job_id": job.id, "optimizer": spec.optimizer.name})
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Retry-After"] = "1"
+    return _answer(job)
+
+
+async def _ring(state: State, job_id: str) -> None:
+    """Send the message. If that fails the job is safe all the same: the reconciler rings for it in some seconds."""
+    try:
+        await run_in_threadpool(broker.enqueue, state.celery, job_id)
+    except Unavailable as error:
+        log.warning("message not sent; the reconciler will", extra={"job_id": job_id, "reason": str(error)})
+
+
+@router.get("", responses=documented(422, 503), summary="List jobs, newest first")
+async def page(query: Annotated[ListQuery, Query()], request: Request) -> JobPage:
+    tag = tuple(query.tag.split(":", 1)) if query.tag else None
+    jobs, cursor = await state_of(request).store.page(
+        after=query.after,
+        limit=query.limit,
+        status=query.status,
+        optimizer=query.optimizer,
+        tag=(tag[0], tag[1] if len(tag) > 1 else None) if tag else None,
+    )
+    return JobPage(jobs=[SummaryAnswer(**dict(job), links=_links(job.id)) for job in jobs], next=cursor)
+
+
+@router.get("/{job_id}", responses=documented(404, 503), summary="One job")
+async def get(job_id: JobId, request: Request) -> JobAnswer:
+    return _answer(await state_of(request).store.get(_known(job_id)))
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    responses={200: {"model": JobAnswer, "description": "It had ended already."}, **documented(404, 503)},
+    summary="Cancel a job",
+)
+async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnswer:
+    """At once when it is queued, within seconds when it runs; a job that has ended is returned as it is."""
+    job = await state_of(request).store.cancel(_known(job_id))
+    if job.terminal:
+        response.status_code = 200
+    return _answer(job)
+
+
+@router.get(
+    "/{job_id}/loss",
+    responses={200: {"model": LossHistory}, **documented(404, 422, 503)},
+    summary="The loss history, live and afterwards",
+)
+async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Request) -> Response:
+    """In order, each step once. Poll with `after` set to the last answer's `next` until `terminal` is true."""
+    history = await state_of(request).store.loss(_known(job_id), **query.model_dump())
+    return Response(_history_json(job_id, history), media_type="application/json")
+
+
+def _history_json(job_id: str, page: LossPage) -> str:
+    """The answer's text around the points' own, which are not parsed again."""
+    head = {"job_id": job_id, "status": page.status, "terminal": page.status.terminal, "count": page.count}
+    tail = {"next": page.next, "has_more": page.has_more, "sampling": None, "summary": page.summary}
+    return f'{to_json(head)[:-1]},"points":[{",".join(page.points)}],{to_json(tail)[1:]}'
+
+
+@router.get(
+    "/{job_id}/model",
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The weights."},
+        304: {"description": "Not modified."},
+        **documented(404, 409, 422, 500, 503),
+    },
+    response_class=Response,
+    summary="Download the trained weights",
+)
+async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: Request) -> Response:
+    """`pdparams` loads with `paddle.load` into the lesson's network; `safetensors` with NumPy alone."""
+    state = state_of(request)
+    stored = await state.store.model(_known(job_id))
+    file: dict[str, Any] = stored.files[query.format]
+    etag = f'"{file["sha256"]}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": etag})
+    content = await run_in_threadpool(artifacts.read_verified, state.settings.jobs_dir, file)
+    name = f"{job_id}.{query.format}"
+    headers = {"ETag": etag, "Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _known(job_id: str) -> str:
+    """The id, when it looks like one; anything else names no job."""
+    if not artifacts.JOB_ID.fullmatch(job_id):
+        raise NotFound("no such job")
+    return job_id
+
+
+def _answer(job: Job) -> JobAnswer:
+    return JobAnswer(**dict(job), links=_links(job.id))
+
+
+def _links(job_id: str) -> dict[str, str]:
+    own = f"/jobs/{job_id}"
+    return {"self": own} | {name: f"{own}/{name}" for name in ("loss", "model", "cancel")}

@@ -1,0 +1,110 @@
+"""Health and version, for people and for whatever watches the server."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from api.state import State, state_of
+from core.errors import DescentError, Unavailable
+from core.spec import TRAIN_IMAGES
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Check(BaseModel):
+    ok: bool
+    ms: float
+    detail: str
+
+
+class Readiness(BaseModel):
+    ready: bool
+    checks: dict[str, Check]
+
+
+class Version(BaseModel):
+    version: str
+
+
+@router.get("/healthz", summary="Does the process answer?")
+async def healthz() -> Health:
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": Readiness, "description": "A job posted now would not run."}},
+    summary="Can a job run? Redis, a worker, the disk, the data set",
+)
+async def readyz(request: Request, response: Response) -> Readiness:
+    state = state_of(request)
+    checks = {
+        "redis": await _check(state, _redis),
+        "worker": await _check(state, _worker),
+        "disk": await _check(state, _disk),
+        "dataset": await _check(state, _dataset),
+    }
+    ready = all(check.ok for check in checks.values())
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, checks=checks)
+
+
+@router.get("/version", summary="Which version this is")
+async def get_version() -> Version:
+    return Version(version=version("descent"))
+
+
+async def _check(state: State, check: Callable[[State], Awaitable[str]]) -> Check:
+    began = time.perf_counter()
+    try:
+        ok, detail = True, await check(state)
+    except (DescentError, OSError) as error:
+        ok, detail = False, str(error)
+    return Check(ok=ok, ms=round((time.perf_counter() - began) * 1000, 2), detail=detail)
+
+
+async def _redis(state: State) -> str:
+    return f"{len(await state.store.queued())} jobs queued"
+
+
+async def _worker(state: State) -> str:
+    alive = await state.store.workers()
+    if not alive:
+        raise Unavailable("no worker is alive")
+    return f"{alive} alive"
+
+
+async def _disk(state: State) -> str:
+    def probe() -> str:
+        state.settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+        file = state.settings.jobs_dir / f".probe.{os.getpid()}"
+        file.write_bytes(b"ok")
+        file.unlink()
+        return "writable"
+
+    return await run_in_threadpool(probe)
+
+
+async def _dataset(state: State) -> str:
+    """A data set that is not here is no failure: the first job fetches it."""
+
+    def look() -> str:
+        from core.training import datasets
+
+        here = [
+            n
+            for n in TRAIN_IMAGES
+            if datasets.is_here(n, cache=state.settings.cache_dir, folder=state.settings.datasets)
+        ]
+        return f"here: {', '.join(here)}" if here else "none is here yet; the first job fetches it"
+
+    return await run_in_threadpool(look)

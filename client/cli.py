@@ -1,0 +1,146 @@
+"""The command `descent`. Data goes to stdout, progress to stderr."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from core.errors import DescentError
+from core.settings import Settings, read_settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help="Training as a service."
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command; what goes wrong on purpose becomes one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        app()
+    except DescentError as error:
+        typer.secho(f"descent: {error}", fg="red", err=True)
+        raise SystemExit(1) from None
+
+
+def _settings(**given: Any) -> Settings:
+    return read_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Jobs trained at a time.")] = None,
+) -> None:
+    """Run the server in the foreground: embedded Redis, API, workers. Ctrl-C stops all."""
+    from client import stack
+
+    stack.serve(_settings(port=port, home=home, workers=workers), typer.echo)
+
+
+@app.command()
+def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")] = 1) -> None:
+    """The lesson's job from end to end over HTTP, on a private server."""
+    from client import demo as demonstration
+
+    demonstration.run(_settings(), epochs=epochs, console=Console(highlight=False))
+
+
+@app.command()
+def api() -> None:
+    """Serve the API alone (what `up` and docker-compose run)."""
+    from api.app import main as serve
+
+    serve()
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker alone (what `up` and docker-compose run)."""
+    from worker.app import main as work
+
+    work()
+
+
+@app.command()
+def train(
+    local: Annotated[bool, typer.Option("--local", help="Train in this process, without any server.")] = False,
+    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adagrad, rmsprop or adam.")] = "adam",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("mnist.pdparams"),
+) -> None:
+    """Train the lesson's network; the loss points go to stdout as JSON lines."""
+    if not local:
+        raise typer.BadParameter("say --local; to train on a server, POST /jobs (see the README)")
+    settings = _settings(device=device)
+    spec = {
+        "optimizer": optimizer,
+        "learning_rate": lr,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": settings.device,
+    }
+    _train_here(spec, settings, out)
+
+
+def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
+    from pydantic import ValidationError
+
+    from core.spec import JobSpec
+    from core.training import runtime
+
+    try:
+        spec = JobSpec.model_validate(fields)
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
+    runtime.prepare(settings.threads_per_trainer)
+    from client import demo as demonstration
+    from core.training import network, trainer
+
+    console = Console(stderr=True)
+    data = demonstration.fetch(settings, console)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"{spec.optimizer.name} {spec.learning_rate:g}", total=spec.total_steps)
+        for event in trainer.train(spec, data):
+            if isinstance(event, trainer.Block):
+                for point in event.points:
+                    typer.echo(json.dumps({"step": point.step, "epoch": point.epoch, "loss": point.loss}))
+                progress.update(task, completed=event.steps_done)
+            elif isinstance(event, trainer.EpochEnd):
+                console.print(
+                    f"epoch {event.epoch}: validation accuracy {event.valid_accuracy:.2%}, {event.seconds:.1f} s"
+                )
+            elif isinstance(event, trainer.Finished):
+                out.write_bytes(network.to_pdparams(event.weights))
+                console.print(f"test accuracy {event.test_accuracy:.2%}, weights in {out}")
+
+
+@data_app.command()
+def fetch() -> None:
+    """Fetch MNIST into the cache, if it is not there."""
+    from client import demo as demonstration
+
+    settings = _settings()
+    demonstration.fetch(settings, Console(stderr=True))
+    typer.echo(settings.cache_dir / "mnist")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("descent"))

@@ -1,0 +1,78 @@
+"""A small Python client of the REST API."""
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+
+class ApiError(Exception):
+    """The server's problem answer: `status`, `code`, and the whole of it in `problem`."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        is_json = "json" in response.headers.get("content-type", "")
+        self.problem: dict[str, Any] = response.json() if is_json else {"detail": response.text[:200]}
+        self.status = response.status_code
+        self.code = str(self.problem.get("code", "unknown"))
+        super().__init__(f"{self.status} {self.code}: {self.problem.get('detail', '')}")
+
+
+class Client:
+    """Talks to one server. Use it in a `with` block."""
+
+    def __init__(self, url: str, *, timeout_s: float = 30) -> None:
+        self._http = httpx2.Client(base_url=url, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._http.close()
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        response = self._http.request(method, path, **options)
+        if response.is_error:
+            raise ApiError(response)
+        return response
+
+    def submit(self, **spec: Any) -> dict[str, Any]:
+        """Create a job; returns it as it is at first."""
+        job: dict[str, Any] = self._call("POST", "/jobs", json=spec).json()
+        return job
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self._call("GET", f"/jobs/{job_id}").json()
+        return job
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/cancel").json()
+        return job
+
+    def loss(self, job_id: str, *, after: str | None = None) -> dict[str, Any]:
+        """One page of the loss history, behind the cursor `after`."""
+        page: dict[str, Any] = self._call(
+            "GET", f"/jobs/{job_id}/loss", params={"after": after} if after else None
+        ).json()
+        return page
+
+    def follow(self, job_id: str, *, every_s: float = 0.1, limit_s: float = 3600) -> Iterator[list[dict[str, Any]]]:
+        """New loss points as they come (perhaps none), until the job has ended. Raises TimeoutError after `limit_s`."""
+        after, deadline = None, time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            page = self.loss(job_id, after=after)
+            after = page["next"]
+            yield page["points"]
+            if page["terminal"] and not page["has_more"]:
+                return
+            time.sleep(every_s)
+        raise TimeoutError(f"{job_id} did not end within {limit_s} s")
+
+    def model(self, job_id: str, *, format: str = "pdparams") -> bytes:
+        """The trained weights."""
+        return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}).content
+
+    def predict(self, images: list[Any], **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._call("POST", "/predict", json={"images": images, **options}).json()
+        return answer

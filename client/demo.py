@@ -1,0 +1,149 @@
+"""`descent demo`: the lesson's job from end to end, over HTTP, on a private stack; loud when anything does not happen."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from client import stack
+from client.client import Client
+from core.errors import StackError
+from core.settings import Settings
+from core.training import datasets
+
+LEAST_ACCURACY = 0.97
+_PREDICTED = 200  # test digits sent to /predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the demo saw."""
+
+    job: dict[str, Any]
+    points: list[dict[str, Any]]
+    first_loss_s: float
+
+
+def run(settings: Settings, *, epochs: int, console: Console) -> None:
+    """Fetch MNIST, train, watch, download, predict, sum up. Raises StackError when something did not happen."""
+    data = fetch(settings, console)
+    out = settings.home / "demo"
+    out.mkdir(parents=True, exist_ok=True)
+    with _private(settings) as private, stack.running(private, console.out) as server, Client(server.url) as client:
+        seen = _watch(client, epochs, console)
+        job = _succeeded(seen)
+        model = out / "mnist.pdparams"
+        model.write_bytes(client.model(job["id"]))
+        right = _predict(client, job["id"], data.test, console)
+    plot = out / "loss.png"
+    draw(seen.points, plot, title=f"Adam, learning rate 0.001: test accuracy {job['result']['test_accuracy']:.2%}")
+    console.print(_summary(seen, right, model, plot))
+
+
+@contextmanager
+def _private(settings: Settings) -> Iterator[Settings]:
+    """Settings of a stack of our own: a free port, a home that is gone afterwards, the data sets of the real one."""
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=settings.home) as home:
+        changes = {"home": Path(home), "port": 0, "host": "127.0.0.1", "cache": settings.cache_dir, "redis_url": None}
+        yield settings.model_copy(update=changes)
+
+
+def fetch(settings: Settings, console: Console) -> datasets.Dataset:
+    """MNIST, with a progress bar when it has to be fetched."""
+    columns = (TextColumn("Fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        return datasets.load("mnist", cache=settings.cache_dir, folder=settings.datasets, report=report)
+
+
+def _watch(client: Client, epochs: int, console: Console) -> Run:
+    began = time.perf_counter()
+    job = client.submit(optimizer="adam", learning_rate=0.001, epochs=epochs, name="demo")
+    console.print(f"\nPOST /jobs  ->  202  {job['id']}")
+    points: list[dict[str, Any]] = []
+    first_loss_s = 0.0
+    columns = (
+        TextColumn("Training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps  loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=job["progress"]["total_steps"], loss="-")
+        for new in client.follow(job["id"]):
+            points += new
+            if new:
+                first_loss_s = first_loss_s or time.perf_counter() - began
+                progress.update(task, completed=new[-1]["step"] + 1, loss=f"{new[-1]['loss']:.4f}")
+    return Run(job=client.job(job["id"]), points=points, first_loss_s=first_loss_s)
+
+
+def _succeeded(seen: Run) -> dict[str, Any]:
+    """The job, if all of it is as it should be."""
+    job, losses = seen.job, [point["loss"] for point in seen.points]
+    if job["status"] != "succeeded":
+        raise StackError(f"the job {job['status']}: {job['error']}")
+    steps = [point["step"] for point in seen.points]
+    if steps != sorted(set(steps)) or steps[-1] != job["progress"]["total_steps"] - 1:
+        raise StackError(f"the loss history has a gap or a repeat: {steps}")
+    if not losses[-1] < losses[0] / 4:
+        raise StackError(f"the loss did not fall: {losses[0]} to {losses[-1]}")
+    if not job["result"]["test_accuracy"] > LEAST_ACCURACY:
+        raise StackError(f"test accuracy {job['result']['test_accuracy']} is not above {LEAST_ACCURACY}")
+    return job
+
+
+def _predict(client: Client, job_id: str, test: datasets.Split, console: Console) -> int:
+    """Send real test digits to /predict; returns how many came back right."""
+    answer = client.predict(test.images[:_PREDICTED].tolist(), model=job_id, range=255)
+    guessed = [prediction["digit"] for prediction in answer["predictions"]]
+    wanted = test.labels[:_PREDICTED].tolist()
+    right = sum(1 for a, b in zip(guessed, wanted, strict=True) if a == b)
+    console.print(f"POST /predict  ->  {guessed[:10]}, and they are {wanted[:10]}")
+    if right < _PREDICTED * (LEAST_ACCURACY - 0.04):
+        raise StackError(f"only {right} of {_PREDICTED} digits were predicted right")
+    return right
+
+
+def draw(points: list[dict[str, Any]], file: Path, *, title: str) -> None:
+    """The loss curve as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="cross-entropy of one batch", title=title, yscale="log")
+    axes.plot([point["step"] for point in points], [point["loss"] for point in points], linewidth=1)
+    axes.axhline(2.302585, linestyle=":", color="grey", label="pure guessing, ln 10")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+def _summary(seen: Run, right: int, model: Path, plot: Path) -> Panel:
+    result = seen.job["result"]
+    table = Table.grid(padding=(0, 2))
+    for name, value in {
+        "time to first loss": f"{seen.first_loss_s:.2f} s after POST /jobs",
+        "speed": f"{result['images_per_s']:,.0f} images/s on {seen.job['backend']['device']}, {result['seconds']:.1f} s",
+        "loss": f"{seen.points[0]['loss']:.3f} -> {seen.points[-1]['loss']:.3f} over {len(seen.points)} points",
+        "test accuracy": f"{result['test_accuracy']:.2%}",
+        "predicted right": f"{right} of {_PREDICTED} test digits",
+        "model": str(model),
+        "loss plot": str(plot),
+    }.items():
+        table.add_row(name, value)
+    return Panel(table, title="Done", subtitle="next: make up, and the README's curls", expand=False)

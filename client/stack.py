@@ -1,0 +1,165 @@
+"""`descent up`: the embedded server, the API and the workers as children of one process, started and stopped together."""
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import httpx2
+
+from client.processes import Child
+from client.redis_server import RedisServer
+from core.errors import StackError
+from core.settings import Settings
+
+_READY_LIMIT_S = 60
+_RESTART_PAUSE_S = 1.0
+_MOST_RESTARTS = 5  # within a minute
+_STOP_S = {"api": 8.0, "worker": 40.0, "redis": 20.0}
+
+Say = Callable[[str], None]
+
+
+class Stack:
+    """Everything one home needs to serve. Start order: server, API, workers; stopped in the order API, workers, server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings if settings.port else settings.model_copy(update={"port": free_port(settings.host)})
+        self._server = None if settings.redis_url else RedisServer(self.settings)
+        self._children: dict[str, Child] = {}
+        self._restarts: list[float] = []
+
+    @property
+    def url(self) -> str:
+        host = self.settings.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
+
+    def start(self, say: Say) -> None:
+        """Start all and wait until a job could run. Raises StackError; nothing is left running then."""
+        settings = self.settings
+        _refuse_taken_port(settings.host, settings.port)
+        settings.logs_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            if self._server:
+                self._children["redis"] = self._server.start()
+            say(f"  redis    {settings.redis_url or settings.socket}")
+            for name in self._names():
+                self._children[name] = self._spawn(name)
+            self._await_ready()
+            say(f"  api      {self.url}  (docs: {self.url}/docs)")
+            for name in self._names()[1:]:
+                say(f"  {name} {settings.device}, {settings.threads_per_trainer} threads")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _names(self) -> list[str]:
+        return ["api", *(f"worker-{n}" for n in range(1, self.settings.workers + 1))]
+
+    def _spawn(self, name: str) -> Child:
+        """A service as a child. It gets our settings as variables, so that both see the same."""
+        kind = name.partition("-")[0]
+        values = self.settings.model_dump(mode="json", exclude_none=True)
+        env = {f"DESCENT_{field.upper()}": str(value) for field, value in values.items()}
+        command = [sys.executable, "-m", f"{kind}.app"]
+        return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=env)
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _READY_LIMIT_S
+        why = ""
+        while time.monotonic() < deadline:
+            for child in self._children.values():
+                if child.exit_code is not None:
+                    raise StackError(f"{child.name} ended at once: see {self.settings.logs_dir / child.name}.log")
+            try:
+                answer = httpx2.get(f"{self.url}/readyz", timeout=5)
+                if answer.status_code == 200:
+                    return
+                why = answer.text
+            except httpx2.TransportError as error:
+                why = repr(error)
+            time.sleep(0.05)
+        raise StackError(f"not ready within {_READY_LIMIT_S} s: {why}")
+
+    def watch(self, stopping: threading.Event, say: Say) -> None:
+        """Until `stopping`: start again what dies. Raises StackError when something dies over and over."""
+        while not stopping.wait(0.2):
+            for name, child in list(self._children.items()):
+                if child.exit_code is None:
+                    continue
+                say(f"  {name} ended with {child.exit_code}; starting it again")
+                self._count_restart(name)
+                if stopping.wait(_RESTART_PAUSE_S):
+                    return
+                self._children[name] = self._server.respawn() if self._server and name == "redis" else self._spawn(name)
+
+    def _count_restart(self, name: str) -> None:
+        now = time.monotonic()
+        self._restarts = [at for at in self._restarts if at > now - 60] + [now]
+        if len(self._restarts) > _MOST_RESTARTS:
+            raise StackError(f"{name} keeps ending: see {self.settings.logs_dir / name}.log")
+
+    def stop(self) -> None:
+        """Stop all: no new requests, then the workers give their jobs back, then the server writes its last."""
+        for kind in ("api", "worker", "redis"):
+            children = [child for name, child in self._children.items() if name.startswith(kind)]
+            for child in children:
+                child.terminate()
+            for child in children:
+                child.stop(_STOP_S[kind])
+        self._children.clear()
+        if self._server:
+            self._server.release()
+
+
+@contextmanager
+def running(settings: Settings, say: Say) -> Iterator[Stack]:
+    """A stack for the length of a block."""
+    stack = Stack(settings)
+    stack.start(say)
+    try:
+        yield stack
+    finally:
+        stack.stop()
+
+
+def serve(settings: Settings, say: Say) -> None:
+    """Run a stack until SIGINT, SIGTERM or SIGHUP."""
+    stopping = threading.Event()
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    with running(settings, say) as stack:
+        say(f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\nTry:")
+        say(
+            f"  curl -s {stack.url}/jobs -H 'Content-Type: application/json' "
+            '-d \'{"optimizer": "adam", "learning_rate": 0.001, "epochs": 1}\''
+        )
+        stack.watch(stopping, say)
+        say("\nStopping.")
+    say("Stopped.")
+
+
+def free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(
+                f"{host}:{port} cannot be used ({error.strerror}). Choose another: make up PORT=..."
+            ) from None

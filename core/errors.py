@@ -1,0 +1,116 @@
+"""Every error Descent raises on purpose.
+
+    DescentError
+    ├── InvalidRequest        422  the request is well-formed and wrong; `problems` says where
+    │   └── MalformedJson     400  the body is not one strict JSON value
+    ├── NotFound              404  no such job or model
+    ├── ModelNotReady         409  the job has no model (yet)
+    ├── Unavailable           503  Redis cannot be reached or does not take writes
+    ├── ArtifactCorrupt       500  a stored file does not match its digest
+    ├── StackError            500  the server cannot be started or stopped (command line only)
+    └── TrainingError         500  a training run ended without a model; `code` goes into the job's `error`
+        ├── Diverged
+        ├── DatasetUnavailable
+        └── DeviceUnavailable
+
+`code` is the machine-readable name (the last part of the problem's `type`), `status` the HTTP status, `title` a fixed
+sentence; the message is the part that changes from case to case and is safe to show.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class DescentError(Exception):
+    """The base: carries what the one HTTP handler needs to render it."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong inside the server"
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One thing wrong with a request.
+
+    `pointer` is a JSON Pointer (RFC 6901) into the body, or `?name` for a query parameter; `detail` never repeats the
+    input itself, except a short word that looks like a mistyped name.
+    """
+
+    pointer: str
+    detail: str
+    allowed: tuple[str, ...] = ()
+    did_you_mean: str | None = None
+
+
+class InvalidRequest(DescentError):
+    code = "validation-error"
+    status = 422
+    title = "The request is not valid"
+
+    def __init__(self, *problems: FieldProblem, detail: str = "") -> None:
+        super().__init__(detail or "; ".join(f"{p.pointer or 'body'}: {p.detail}" for p in problems[:3]))
+        self.problems = problems
+
+
+class MalformedJson(InvalidRequest):
+    code = "malformed-json"
+    status = 400
+    title = "The body is not a strict JSON value"
+
+
+class NotFound(DescentError):
+    code = "not-found"
+    status = 404
+    title = "Not found"
+
+
+class ModelNotReady(DescentError):
+    code = "model-not-ready"
+    status = 409
+    title = "The job has no model to give"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(DescentError):
+    code = "unavailable"
+    status = 503
+    title = "The server cannot take this now"
+    retry_after_s = 5
+
+
+class ArtifactCorrupt(DescentError):
+    code = "artifact-corrupt"
+    title = "A stored file is damaged"
+
+
+class StackError(DescentError):
+    code = "stack"
+    title = "The server cannot run here"
+
+
+class TrainingError(DescentError):
+    """`step` is the step at which the run ended, when it had begun."""
+
+    code = "internal"
+    title = "The training ended without a model"
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Diverged(TrainingError):
+    code = "diverged"
+
+
+class DatasetUnavailable(TrainingError):
+    code = "dataset_unavailable"
+
+
+class DeviceUnavailable(TrainingError):
+    code = "device_unavailable"

@@ -1,0 +1,76 @@
+"""The queue. A message is only a doorbell: it carries a job's id, and the record says whether there is work.
+
+Each setting below answers a measured trap of Celery over Redis; `docs/architecture.md` names them.
+"""
+
+import json
+import logging
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from core.errors import Unavailable
+
+TASK = "descent.train"
+QUEUE = "descent.train"
+_LIMITS = {"socket_timeout": 3, "socket_connect_timeout": 2}
+
+log = logging.getLogger(__name__)
+
+
+def make_celery(store_url: str) -> Celery:
+    """The Celery application over the store's Redis. Connects to nothing yet."""
+    app = Celery("descent", broker=broker_url(store_url), set_as_current=False)
+    app.conf.update(
+        result_backend=None,  # the store is the only truth
+        task_ignore_result=True,
+        task_acks_late=False,  # a lease, not the broker, says whether a job is alive
+        task_serializer="json",
+        accept_content=["json"],
+        task_default_queue=QUEUE,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # never park a job behind a busy worker
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,  # cancelling goes through the record, which outlives a restart
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=_LIMITS,
+    )
+    return app
+
+
+def broker_url(store_url: str) -> str:
+    """The same server as kombu spells it: a unix socket is `redis+socket://`."""
+    if not store_url.startswith("unix://"):
+        return store_url
+    path, _, query = store_url.removeprefix("unix://").partition("?")
+    database = dict(part.partition("=")[::2] for part in query.split("&")).get("db", "0")
+    return f"redis+socket://{path}?virtual_host={database}"
+
+
+def enqueue(app: Celery, job_id: str) -> None:
+    """Ring the doorbell for a job, in at most some seconds. Raises Unavailable."""
+    try:
+        app.send_task(TASK, args=[job_id], task_id=job_id)
+    except (OperationalError, OSError) as error:
+        raise Unavailable(f"queue: {type(error).__name__}") from error
+
+
+def waiting_ids(app: Celery) -> set[str]:
+    """Ids of the jobs whose message lies in the queue now. Raises Unavailable."""
+    try:
+        with app.connection_for_read(connect_timeout=2) as connection:
+            messages: list[bytes] = connection.default_channel.client.lrange(QUEUE, 0, -1)
+    except (OperationalError, OSError) as error:
+        raise Unavailable(f"queue: {type(error).__name__}") from error
+    return {_task_id(message) for message in messages}
+
+
+def _task_id(message: bytes) -> str:
+    headers: dict[str, Any] = json.loads(message)["headers"]
+    return str(headers["id"])

@@ -1,0 +1,130 @@
+"""The job as clients see it: its status, its progress, what came of it."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from uuid_utils import uuid7
+
+from core.spec import JobSpec
+
+
+class Status(StrEnum):
+    """Where a job stands: queued -> running -> succeeded | failed | cancelled, with `cancelling` on the way.
+
+    The legal moves between them are in `moves.lua`, which makes them.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """True when the job will not change any more and everything it will ever have is there."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Progress(_Frozen):
+    step: int = Field(description="Steps done.")
+    total_steps: int
+    epoch: int = Field(description="The epoch being trained, from 0.")
+    epochs: int
+    fraction: float
+    eta_s: float | None = Field(description="Seconds to go, at the speed so far.")
+
+
+class Latest(_Frozen):
+    step: int
+    loss: float | None = Field(description="null when it is not finite; the history then says which")
+
+
+class Backend(_Frozen):
+    """What trained the job. Equality to the last bit holds between jobs of one backend."""
+
+    device: str
+    kernel: str
+    threads: int
+
+
+class Result(_Frozen):
+    valid_accuracy: float | None = None
+    test_accuracy: float | None = None
+    final_loss: float | None = None
+    images_per_s: float | None = None
+    seconds: float | None = None
+
+
+class ModelInfo(_Frozen):
+    ready: bool = False
+    sha256: str | None = Field(None, description="Digest of the safetensors file.")
+    size_bytes: int | None = None
+
+
+class JobError(_Frozen):
+    """Why a job failed; `code` is one of the words in the README."""
+
+    code: str
+    message: str
+    step: int | None = None
+
+
+WORKER_LOST = JobError(code="worker_lost", message="the trainer or its worker died in every one of the attempts")
+
+
+class Transition(_Frozen):
+    status: Status
+    at: datetime
+    worker: str | None = None
+
+
+class JobSummary(_Frozen):
+    id: str
+    status: Status
+    terminal: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+    spec: JobSpec
+    spec_hash: str
+    attempt: int = Field(description="How often training was begun; at most 3.")
+    progress: Progress
+    latest: Latest | None
+    result: Result
+    model: ModelInfo
+    error: JobError | None
+
+
+class Job(JobSummary):
+    queue_position: int | None = Field(description="0 is next; null when the job is not queued.")
+    backend: Backend | None = Field(description="null until a worker has begun")
+    transitions: list[Transition]
+
+
+class LossPage(_Frozen):
+    """A piece of a loss history; `points` are JSON texts exactly as they were stored."""
+
+    status: Status
+    count: int
+    points: list[str]
+    next: str
+    has_more: bool
+    summary: dict[str, Any]
+
+
+def new_job_id() -> str:
+    """`job_` and a UUIDv7 without dashes, so that ids sort by time."""
+    return f"job_{uuid7().hex}"
+
+
+def from_ms(ms: str | int | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None

@@ -1,0 +1,408 @@
+"""The job store: the one home of Redis and of every key. Moves are atomic scripts in `moves.lua`; reads are here."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+
+from core.errors import FieldProblem, InvalidRequest, ModelNotReady, NotFound, Unavailable
+from core.jobs.job import (
+    Backend,
+    Job,
+    JobError,
+    JobSummary,
+    Latest,
+    LossPage,
+    ModelInfo,
+    Progress,
+    Result,
+    Status,
+    Transition,
+    from_ms,
+    new_job_id,
+)
+from core.spec import JobSpec
+
+MAX_ATTEMPTS = 3
+MAX_PAGE_POINTS = 10_000
+_MOVES = (Path(__file__).parent / "moves.lua").read_text()
+_PREFIX = "descent:job:"
+_LIST_CHUNK = 200
+_APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to train a job: every write carries `token`, and a newer claim makes it void."""
+
+    job_id: str
+    token: str
+    attempt: int
+    spec: JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """Where a finished job's weights are: file names below the jobs folder, and the digests they must have."""
+
+    job_id: str
+    files: dict[str, dict[str, Any]]  # format -> {"path", "sha256", "size_bytes"}
+    test_accuracy: float | None
+
+
+def _reaching_redis(
+    method: Callable[Concatenate["JobStore", P], Awaitable[T]],
+) -> Callable[Concatenate["JobStore", P], Coroutine[Any, Any, T]]:
+    """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it."""
+
+    @wraps(method)
+    async def guarded(self: "JobStore", *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(self, *args, **kwargs)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis: {type(error).__name__}") from error
+
+    return guarded
+
+
+class JobStore:
+    """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis: Any = redis  # its types give every reply as whatever any server could ever send
+        self._moves = redis.register_script(_MOVES)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str) -> AsyncIterator["JobStore"]:
+        """A store for the calling event loop. Connects on first use, and every wait has a limit."""
+        redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=3,
+            socket_connect_timeout=2,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+            retry_on_error=[ConnectionError, TimeoutError],
+            health_check_interval=30,
+        )
+        try:
+            yield cls(redis)
+        finally:
+            await redis.aclose()
+
+    async def _move(self, *args: str | int | float) -> Any:
+        return await self._moves(args=list(args))
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    @_reaching_redis
+    async def submit(self, spec: JobSpec) -> Job:
+        """Store a new queued job. Once this returns, the job will run, whatever becomes of its message."""
+        job_id = new_job_id()
+        await self._move("submit", job_id, spec.model_dump_json(), spec.hash, spec.total_steps, spec.optimizer.name)
+        return await self._get(job_id)
+
+    @_reaching_redis
+    async def get(self, job_id: str) -> Job:
+        """The whole record. Raises NotFound."""
+        return await self._get(job_id)
+
+    async def _get(self, job_id: str) -> Job:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(_PREFIX + job_id)
+            pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
+            pipe.lrange(f"{_PREFIX}{job_id}:transitions", 0, -1)
+            pipe.zrank("descent:queued", job_id)
+            record, last, transitions, rank = await pipe.execute()
+        if not record:
+            raise NotFound("no such job")
+        return Job(
+            **dict(_summary(job_id, record, last)),
+            queue_position=rank,
+            backend=Backend(**json.loads(record["backend"])) if "backend" in record else None,
+            transitions=[_transition(text) for text in transitions],
+        )
+
+    @_reaching_redis
+    async def page(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        status: Status | None = None,
+        optimizer: str | None = None,
+        tag: tuple[str, str | None] | None = None,
+    ) -> tuple[list[JobSummary], str | None]:
+        """Jobs, newest first, older than the id `after`; and the id to go on from, when there are more."""
+        found: list[JobSummary] = []
+        upper = f"({after}" if after else "+"
+        while True:
+            ids = await self._redis.zrange("descent:jobs", upper, "-", desc=True, bylex=True, offset=0, num=_LIST_CHUNK)
+            if not ids:
+                return found, None
+            for job in await self._summaries(ids):
+                if _matches(job, status, optimizer, tag):
+                    if len(found) == limit:
+                        return found, found[-1].id
+                    found.append(job)
+            upper = f"({ids[-1]}"
+
+    async def _summaries(self, ids: Sequence[str]) -> list[JobSummary]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(_PREFIX + job_id)
+                pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
+            replies = await pipe.execute()
+        pairs = zip(ids, replies[::2], replies[1::2], strict=True)
+        return [_summary(job_id, record, last) for job_id, record, last in pairs if record]
+
+    @_reaching_redis
+    async def loss(
+        self,
+        job_id: str,
+        *,
+        after: str | None = None,
+        limit: int = MAX_PAGE_POINTS,
+        from_step: int | None = None,
+        to_step: int | None = None,
+    ) -> LossPage:
+        """Points behind the cursor `after`, in order. Raises NotFound, or InvalidRequest for a cursor never given out.
+
+        The status is read first: when it is terminal, the points are all there are. The cursor is the number of points
+        before it.
+        """
+        raw = await self._redis.hget(_PREFIX + job_id, "status")
+        if raw is None:
+            raise NotFound("no such job")
+        history = f"{_PREFIX}{job_id}:loss"
+        start = int(after or 0)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.llen(history)
+            pipe.lrange(history, start, start + limit - 1)
+            pipe.lindex(history, 0)
+            pipe.lindex(history, -1)
+            count, points, first, last = await pipe.execute()
+        if start > count:
+            raise InvalidRequest(FieldProblem("?after", "not a cursor of this history"))
+        end = start + len(points)
+        if from_step is not None or to_step is not None:
+            points = [p for p in points if (from_step or 0) <= json.loads(p)["step"] <= (to_step or 2**62)]
+        return LossPage(
+            status=Status(raw),
+            count=count,
+            points=points,
+            next=str(end),
+            has_more=end < count,
+            summary={"first": _loss(first), "last": _loss(last)},
+        )
+
+    @_reaching_redis
+    async def epochs(self, job_id: str) -> list[dict[str, Any]]:
+        """Metrics of each epoch that has ended."""
+        return [json.loads(text) for text in await self._redis.lrange(f"{_PREFIX}{job_id}:epochs", 0, -1)]
+
+    @_reaching_redis
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for the end of a job: at once when it is queued, with its worker's next beat when it runs."""
+        if not await self._move("cancel", job_id):
+            raise NotFound("no such job")
+        return await self._get(job_id)
+
+    @_reaching_redis
+    async def model(self, name: str) -> StoredModel:
+        """The weights of a job id, or of `latest` or `best`. Raises NotFound or ModelNotReady."""
+        job_id: str = name
+        if name in ("latest", "best"):
+            ids = await self._redis.zrevrange(f"descent:models:{name}", 0, 0)
+            if not ids:
+                raise NotFound("no job has finished with a model yet: POST /jobs first")
+            job_id = ids[0]
+        status, model, result = await self._redis.hmget(_PREFIX + job_id, ["status", "model", "result"])
+        if status is None:
+            raise NotFound("no such job or model")
+        if model is None:
+            if Status(status).terminal:
+                raise ModelNotReady(f"the job {status} and left no model")
+            raise ModelNotReady(f"the job is {status}; its model comes when it has succeeded", retry_after_s=2)
+        accuracy = json.loads(result or "{}").get("test_accuracy")
+        return StoredModel(job_id=job_id, files=json.loads(model), test_accuracy=accuracy)
+
+    # --- workers -----------------------------------------------------------------------------------------------------
+
+    @_reaching_redis
+    async def claim(self, job_id: str, *, worker: str, lease_s: float) -> Claim | None:
+        """Take a queued job for `worker` (a name no other claim uses). None when there is nothing to do."""
+        reply = await self._move("claim", job_id, worker, _ms(lease_s))
+        if not reply:
+            return None
+        token, attempt, spec = reply
+        return Claim(job_id=job_id, token=token, attempt=int(attempt), spec=JobSpec.model_validate_json(spec))
+
+    @_reaching_redis
+    async def beat(self, claim: Claim, *, lease_s: float) -> str:
+        """Renew the lease. Returns `go_on`, `cancel`, or `lost` when the job is not the caller's any more."""
+        return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
+
+    @_reaching_redis
+    async def append(
+        self,
+        claim: Claim,
+        points: Sequence[dict[str, Any]],
+        *,
+        steps_done: int,
+        images_per_s: float,
+        backend: dict[str, Any] | None = None,
+    ) -> str:
+        """Add loss points in the order of their steps; those already there are left alone. Returns as `beat` does."""
+        described = to_json(backend) if backend else ""
+        answer = "go_on"
+        for start in range(0, len(points) or 1, _APPEND_CHUNK):
+            chunk = points[start : start + _APPEND_CHUNK]
+            items = [item for point in chunk for item in (point["step"], to_json(point))]
+            head = (claim.job_id, claim.token, steps_done, images_per_s, described)
+            answer = await self._move("append", *head, *items)
+        return answer
+
+    @_reaching_redis
+    async def end_epoch(self, claim: Claim, metrics: dict[str, Any]) -> str:
+        return cast(str, await self._move("epoch", claim.job_id, claim.token, metrics["epoch"], to_json(metrics)))
+
+    @_reaching_redis
+    async def finish(
+        self,
+        claim: Claim,
+        status: Status,
+        *,
+        result: dict[str, Any] | None = None,
+        files: dict[str, dict[str, Any]] | None = None,
+        error: JobError | None = None,
+    ) -> str:
+        """End the job. Returns the status it has now (an accepted cancel wins), or `lost`."""
+        return cast(
+            str,
+            await self._move(
+                "finish",
+                claim.job_id,
+                claim.token,
+                status,
+                to_json(result) if result else "",
+                to_json(files) if files else "",
+                error.model_dump_json() if error else "",
+                (result or {}).get("test_accuracy") or 0,
+            ),
+        )
+
+    @_reaching_redis
+    async def release(self, claim: Claim) -> str:
+        """Give the job back unharmed: it is queued again and no attempt is used up."""
+        return cast(str, await self._move("release", claim.job_id, claim.token))
+
+    @_reaching_redis
+    async def retry(self, job_id: str, claim: Claim | None, error: JobError) -> str:
+        """Queue a job whose trainer died (or, without a claim, whose lease ran out) again, or fail it with `error`."""
+        token = claim.token if claim else ""
+        return cast(str, await self._move("retry", job_id, token, MAX_ATTEMPTS, error.model_dump_json()))
+
+    # --- the reconciler and health -----------------------------------------------------------------------------------
+
+    @_reaching_redis
+    async def overdue(self) -> list[str]:
+        """Ids of jobs whose lease has run out."""
+        return cast(list[str], await self._move("overdue"))
+
+    @_reaching_redis
+    async def queued(self) -> list[str]:
+        """Ids of the jobs that wait for a worker, oldest first."""
+        return cast(list[str], await self._redis.zrange("descent:queued", 0, -1))
+
+    @_reaching_redis
+    async def ring(self, job_id: str, *, min_age_s: float) -> bool:
+        """Whether the caller should send this job's message again; only one caller is told so."""
+        return bool(await self._move("ring", job_id, _ms(min_age_s)))
+
+    @_reaching_redis
+    async def announce(self, worker: str, *, alive_s: float, info: dict[str, Any]) -> None:
+        await self._move("announce", worker, _ms(alive_s), to_json(info))
+
+    @_reaching_redis
+    async def workers(self) -> int:
+        """How many workers are alive."""
+        return int(await self._move("workers"))
+
+
+def to_json(value: Any) -> str:
+    """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _loss(point: str | None) -> float | None:
+    return json.loads(point)["loss"] if point else None
+
+
+def _transition(text: str) -> Transition:
+    entry = json.loads(text)
+    return Transition(status=entry["status"], at=_at(entry["at_ms"]), worker=entry.get("worker"))
+
+
+def _at(ms: str | int) -> datetime:
+    return cast(datetime, from_ms(ms))
+
+
+def _summary(job_id: str, record: dict[str, str], last: list[str]) -> JobSummary:
+    status, spec = Status(record["status"]), JobSpec.model_validate_json(record["spec"])
+    point = json.loads(last[0]) if last else None
+    model = json.loads(record["model"])["safetensors"] if "model" in record else None
+    return JobSummary(
+        id=job_id,
+        status=status,
+        terminal=status.terminal,
+        created_at=_at(record["created_ms"]),
+        started_at=from_ms(record.get("started_ms")),
+        finished_at=from_ms(record.get("finished_ms")),
+        updated_at=_at(record["updated_ms"]),
+        spec=spec,
+        spec_hash=record["spec_hash"],
+        attempt=int(record["attempt"]),
+        progress=_progress(status, spec, int(record["steps_done"]), float(record.get("images_per_s", 0))),
+        latest=Latest(step=point["step"], loss=point["loss"]) if point else None,
+        result=Result(**json.loads(record["result"])) if "result" in record else Result(),
+        model=ModelInfo(ready=True, sha256=model["sha256"], size_bytes=model["size_bytes"]) if model else ModelInfo(),
+        error=JobError(**json.loads(record["error"])) if "error" in record else None,
+    )
+
+
+def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> Progress:
+    left = spec.total_steps - step
+    moving = status is Status.RUNNING and images_per_s > 0
+    return Progress(
+        step=step,
+        total_steps=spec.total_steps,
+        epoch=min(step // spec.steps_per_epoch, spec.epochs - 1),
+        epochs=spec.epochs,
+        fraction=round(step / spec.total_steps, 4),
+        eta_s=round(left * spec.batch_size / images_per_s, 1) if moving else None,
+    )
+
+
+def _matches(job: JobSummary, status: Status | None, optimizer: str | None, tag: tuple[str, str | None] | None) -> bool:
+    if status and job.status is not status:
+        return False
+    if optimizer and job.spec.optimizer.name != optimizer:
+        return False
+    return not tag or (tag[0] in job.spec.tags and tag[1] in (None, job.spec.tags[tag[0]]))

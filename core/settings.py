@@ -1,0 +1,121 @@
+"""The settings: every knob of the server in one place, read from `DESCENT_...` variables; and the logging set-up."""
+
+import hashlib
+import logging.config
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import StackError
+from core.spec import DEVICE_PATTERN
+
+# The shortest limit of the systems we run on (macOS 104, Linux 108), the closing NUL counted.
+_SOCKET_PATH_LIMIT = 104
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class Settings(BaseSettings):
+    """All settings. The field `home` is the variable `DESCENT_HOME`, and so on; the README lists them from here."""
+
+    model_config = SettingsConfigDict(env_prefix="DESCENT_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    home: AbsolutePath = Field(
+        Path(".descent"), validate_default=True, description="Everything the server keeps: database, jobs, cache, logs."
+    )
+    cache: AbsolutePath | None = Field(None, description="Fetched data sets; default `cache` in the home.")
+    datasets: AbsolutePath | None = Field(None, description="A folder of data sets of your own, looked at first.")
+    redis_url: str | None = Field(
+        None,
+        pattern=r"^(redis|rediss|unix)://.+",
+        description="A Redis or Valkey to use instead of the embedded server: `redis://`, `rediss://` or `unix://`.",
+    )
+    redis_memory_mb: int = Field(512, ge=16, description="Memory limit of the embedded server, in MiB.")
+    workers: int = Field(1, ge=1, le=64, description="Workers that `descent up` starts; each trains one job at a time.")
+    device: str = Field(
+        "auto", pattern=DEVICE_PATTERN, description="Where jobs that say `auto` train: `auto`, `cpu`, `gpu`, `gpu:N`."
+    )
+    threads: int | None = Field(
+        None, ge=1, le=256, description="CPU threads of one trainer; default the cores divided by the workers."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    lease_s: float = Field(30, gt=0, description="A worker that is silent for so long has lost its job.")
+    beat_s: float = Field(5, gt=0, description="How often a worker renews its lease and asks whether to stop.")
+    scan_s: float = Field(10, gt=0, description="How often lost jobs and lost messages are looked for.")
+    stop_s: float = Field(30, gt=0, description="How long a trainer may take to stop before it is killed.")
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.cache or self.home / "cache"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.home / "jobs"
+
+    @property
+    def socket(self) -> Path:
+        """Socket of the embedded server: in the home, or, where that path is too long, in a private short folder."""
+        direct = self.home / "redis" / "redis.sock"
+        if len(os.fsencode(direct)) < _SOCKET_PATH_LIMIT:
+            return direct
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"descent-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def store_url(self) -> str:
+        """The Redis to talk to, as redis-py spells it."""
+        return self.redis_url or f"unix://{self.socket}"
+
+    @property
+    def threads_per_trainer(self) -> int:
+        return self.threads or max(1, available_cores() // self.workers)
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings of this process. Raises StackError naming the variable that is wrong."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        lines = [f"DESCENT_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise StackError("; ".join(lines)) from None
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and a container's CPU quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_file = Path("/sys/fs/cgroup/cpu.max")
+    if quota_file.exists():
+        quota, period = quota_file.read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on stderr, one per event, for our loggers and those of the libraries below us."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "json": {
+                    "()": "pythonjsonlogger.json.JsonFormatter",
+                    "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
+                    "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger", "message": "event"},
+                }
+            },
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "root": {"level": level.upper(), "handlers": ["stderr"]},
+            "loggers": {"uvicorn.access": {"level": "WARNING"}, "httpx2": {"level": "WARNING"}},
+        }
+    )

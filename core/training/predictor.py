@@ -1,0 +1,145 @@
+"""Saved weights to digits. NumPy and safetensors only: no Paddle in the process that answers requests."""
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from core.errors import ArtifactCorrupt, FieldProblem, InvalidRequest
+
+Floats = npt.NDArray[np.float32]
+
+SIZE = 28
+_INK_BOX = 20  # a digit is fitted into 20x20 and centred by its mass, as MNIST's were
+_CHUNK = 64  # images at a time: the unfolded second layer takes 25 MB then
+_MAX_PIXELS = 16_000_000
+_MAX_PICTURE_BYTES = 2_000_000
+_SHAPES = {
+    "conv1.weight": (20, 1, 5, 5),
+    "conv1.bias": (20,),
+    "conv2.weight": (20, 20, 5, 5),
+    "conv2.bias": (20,),
+    "fc.weight": (980, 10),
+    "fc.bias": (10,),
+}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The lesson's network with fixed weights; safe to use from several threads."""
+
+    weights: dict[str, Floats]
+
+    @classmethod
+    def from_safetensors(cls, content: bytes) -> "Predictor":
+        """Raises ArtifactCorrupt when these are not the network's weights."""
+        try:
+            weights = safetensors.numpy.load(content)
+        except safetensors.SafetensorError as error:
+            raise ArtifactCorrupt("the model's file is not safetensors") from error
+        if {name: value.shape for name, value in weights.items()} != _SHAPES:
+            raise ArtifactCorrupt("the model's file does not hold the lesson's network")
+        return cls(weights)
+
+    def probabilities(self, images: Floats) -> Floats:
+        """Float32 [N, 28, 28] as the network sees them (0 to 1) -> probabilities of the ten digits [N, 10]."""
+        chunks = [self._chunk(images[start : start + _CHUNK]) for start in range(0, len(images), _CHUNK)]
+        return np.concatenate(chunks)
+
+    def _chunk(self, images: Floats) -> Floats:
+        x = images.reshape(-1, 1, SIZE, SIZE)
+        for layer in ("conv1", "conv2"):
+            x = _conv_relu_pool(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"])
+        logits = x.reshape(len(x), -1) @ self.weights["fc.weight"] + self.weights["fc.bias"]
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _conv_relu_pool(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    """5x5 convolution (padding 2), relu and 2x2 max-pool. [N, C, H, W] -> [N, out, H/2, W/2]."""
+    count, channels, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))  # [N, C, H, W, 5, 5]
+    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * 25)
+    y = columns @ weight.reshape(len(weight), -1).T
+    y = y.reshape(count, height // 2, 2, width // 2, 2, len(weight)).max(axis=(2, 4)) + bias
+    return np.ascontiguousarray(np.maximum(y, 0).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def prepare(image: Any, *, pointer: str, brightest: int = 1) -> Floats:
+    """One image of a request as float32 [28, 28]: a 28x28 list, a flat list of 784, or a base64 PNG or JPEG.
+
+    List values lie between 0 and `brightest`: 1, or 255 for bytes, which are divided by 256 as in training. Raises
+    InvalidRequest at `pointer`.
+    """
+    if isinstance(image, str):
+        return _from_picture(image, pointer)
+    problem = FieldProblem(pointer, "an image is a 28x28 list of numbers, a list of 784, or a base64 PNG or JPEG")
+    if not isinstance(image, list) or len(image) not in (SIZE, SIZE * SIZE):
+        raise InvalidRequest(problem)
+    rows = image if len(image) == SIZE else [image]
+    if not all(isinstance(row, list) and len(row) == SIZE * SIZE // len(rows) for row in rows):
+        raise InvalidRequest(problem)
+    if any(type(value) not in (int, float) for row in rows for value in row):
+        raise InvalidRequest(problem)
+    try:
+        pixels = np.array(rows, np.float64).reshape(SIZE, SIZE)
+    except OverflowError:
+        pixels = np.full((SIZE, SIZE), np.inf)
+    if not ((pixels >= 0) & (pixels <= brightest)).all():
+        hint = "" if brightest > 1 else ' (say "range": 255 for bytes)'
+        raise InvalidRequest(FieldProblem(pointer, f"values lie between 0 and {brightest}{hint}"))
+    return (pixels / (256 if brightest > 1 else 1)).astype(np.float32)
+
+
+def _from_picture(text: str, pointer: str) -> Floats:
+    """A drawn digit: flattened onto white, grey, light on dark, fitted and centred as MNIST's digits were."""
+    try:
+        content = base64.b64decode(text, validate=True)
+        if len(content) > _MAX_PICTURE_BYTES:
+            raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PICTURE_BYTES} bytes"))
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        if picture.width * picture.height > _MAX_PIXELS:
+            raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels"))
+        grey = _grey(picture)
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidRequest(FieldProblem(pointer, "not a base64 PNG or JPEG")) from error
+    ink = grey.point(lambda value: 255 if value > 25 else 0).getbbox()
+    if ink is None:
+        raise InvalidRequest(FieldProblem(pointer, "the picture is empty"))
+    return _centred(grey.crop(ink))
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """Light ink on a dark ground: a picture with a light border is inverted."""
+    flat = Image.new("RGBA", picture.size, "white")
+    flat.alpha_composite(picture.convert("RGBA"))
+    grey = flat.convert("L")
+    pixels = np.asarray(grey)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return ImageOps.invert(grey) if np.median(border) > 127 else grey
+
+
+def _centred(ink: Image.Image) -> Floats:
+    """Fit the ink into 20x20, keeping its shape, and put its centre of mass into the middle of 28x28."""
+    factor = _INK_BOX / max(ink.size)
+    width, height = (max(1, round(side * factor)) for side in ink.size)
+    small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 256
+    rows, columns = np.indices(small.shape)
+    total = small.sum()
+    middle = (SIZE - 1) / 2
+    top = round(middle - float((rows * small).sum() / total))
+    left = round(middle - float((columns * small).sum() / total))
+    top, left = min(max(top, 0), SIZE - height), min(max(left, 0), SIZE - width)
+    image = np.zeros((SIZE, SIZE), np.float32)
+    image[top : top + height, left : left + width] = small
+    return image

@@ -1,0 +1,38 @@
+"""What must be set before Paddle is imported, so that training runs at the machine's speed. Measured: see bench/RESULTS.md."""
+
+import ctypes
+import os
+import platform
+import sys
+from pathlib import Path
+
+# glibc's mallopt parameters (malloc.h)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def prepare(threads: int) -> None:
+    """Set up this process as a trainer with `threads` CPU threads. Call before the first `import paddle`.
+
+    A variable that is set already is left alone, so each of these can be overridden. Raises RuntimeError when Paddle has
+    been imported already.
+    """
+    if "paddle" in sys.modules:
+        raise RuntimeError("prepare() must come before the first import of paddle")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # unset means one thread
+    if _is_amd():
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # Paddle's MKL is slow on AMD otherwise
+    if platform.libc_ver()[0] == "glibc":
+        _keep_freed_memory()
+
+
+def _is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()[:1000]
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what a step frees; it would give it back, and every step would fault its pages in afresh."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 1 << 28)

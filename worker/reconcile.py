@@ -1,0 +1,57 @@
+"""The reconciler: finds jobs whose worker or whose message was lost, and says that this worker is alive.
+
+Every worker runs one; all moves are compare-and-set, so any number of them agree.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+
+from celery import Celery
+
+from core.errors import Unavailable
+from core.jobs import broker
+from core.jobs.job import WORKER_LOST
+from core.jobs.store import JobStore
+from core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def keep_reconciling(settings: Settings, app: Celery, stopping: threading.Event) -> None:
+    """Reconcile and announce until `stopping`. Runs in a thread of its own."""
+    asyncio.run(_keep(settings, app, stopping))
+
+
+async def _keep(settings: Settings, app: Celery, stopping: threading.Event) -> None:
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    info = {"device": settings.device, "threads": settings.threads_per_trainer}
+    scan_at = 0.0
+    async with JobStore.connect(settings.store_url) as store:
+        while not stopping.is_set():
+            try:
+                await store.announce(name, alive_s=3 * settings.beat_s, info=info)
+                if time.monotonic() >= scan_at:
+                    scan_at = time.monotonic() + settings.scan_s
+                    await reconcile(store, app, scan_s=settings.scan_s)
+            except Unavailable as error:
+                log.warning("cannot reconcile", extra={"reason": str(error)})
+            await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
+
+
+async def reconcile(store: JobStore, app: Celery, *, scan_s: float) -> None:
+    """Queue jobs whose lease ran out again, and ring for queued jobs whose message is nowhere."""
+    for job_id in await store.overdue():
+        status = await store.retry(job_id, None, WORKER_LOST)
+        log.warning("lease ran out", extra={"job_id": job_id, "status": status})
+    queued = await store.queued()
+    if not queued:
+        return
+    waiting = await asyncio.to_thread(broker.waiting_ids, app)
+    for job_id in queued:
+        if job_id not in waiting and await store.ring(job_id, min_age_s=scan_s / 2):
+            log.info("message was lost, ringing again", extra={"job_id": job_id})
+            await asyncio.to_thread(broker.enqueue, app, job_id)
