@@ -18,8 +18,6 @@ from core.jobs import broker
 from core.jobs.store import JobStore
 from core.settings import Settings, configure_logging, read_settings
 
-MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
-
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +37,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("descent"),
         summary="Training jobs over REST: post a spec, watch the loss fall, download the model, predict digits.",
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
         redoc_url=None,
     )
     for router in (jobs.router, predict.router, ops.router):

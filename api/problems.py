@@ -18,6 +18,8 @@ from core.spec import OPTIMIZERS, JobSpec, nearest
 _MOST_PROBLEMS = 10
 _LONGEST_NAME = 60
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
+_NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 _UNSUPPORTED = HTTPException(415, "send the body as application/json")
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,8 @@ def _of_framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = _CODES.get(error.status_code, phrase.lower().replace(" ", "-"))
-    return _render(request, error.status_code, code, phrase, str(error.detail), (), dict(error.headers or {}))
+    detail = _NO_SUCH_PATH if error.status_code == 404 else str(error.detail)
+    return _render(request, error.status_code, code, phrase, detail, (), dict(error.headers or {}))
 
 
 def _of_validation(request: Request, error: Exception) -> Response:
@@ -99,8 +102,15 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     return FieldProblem(_printable(pointer), _sentence(item), allowed, hint)
 
 
+_SENTENCES = {
+    "extra_forbidden": "no such field",
+    "model_attributes_type": "this should be an object",
+    "missing": "this is required",
+}
+
+
 def _sentence(item: dict[str, Any]) -> str:
-    return "no such field" if item["type"] == "extra_forbidden" else str(item["msg"])[:200]
+    return _SENTENCES.get(item["type"]) or str(item["msg"])[:200]
 
 
 def _known_fields(request: Request, place: str, optimizer: str | None) -> tuple[str, ...]:
@@ -162,7 +172,20 @@ def _as_field(problem: FieldProblem) -> dict[str, Any]:
 
 
 class StrictRequest(Request):
-    """A request whose body is read as strict JSON: no NaN, no duplicate keys, no lone surrogates, no absurd numbers."""
+    """A request whose body is read as strict JSON, up to a limit: no NaN, no duplicate keys, no lone surrogates.
+
+    FastAPI's own `max_body_size` answers in plain text when the length is declared, so the limit is kept here.
+    """
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            content = bytearray()
+            async for piece in self.stream():
+                content += piece
+                if len(content) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
+            self._body = bytes(content)
+        return self._body
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -195,6 +218,8 @@ def _is_json(content_type: str) -> bool:
 
 def parse_json(body: bytes) -> Any:
     """One JSON value out of UTF-8 bytes. Raises MalformedJson with a reason that does not repeat the input."""
+    if not body.strip():
+        raise MalformedJson(FieldProblem("", "the body is empty"))
     try:
         text = body.decode("utf-8")
         value = json.loads(

@@ -84,12 +84,16 @@ def _watch(client: Client, epochs: int, console: Console) -> Run:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=job["progress"]["total_steps"], loss="-")
+        total = job["progress"]["total_steps"]
+        task = progress.add_task("training", total=total, loss="-")
         for new in client.follow(job["id"]):
             points += new
             if new:
                 first_loss_s = first_loss_s or time.perf_counter() - began
-                progress.update(task, completed=new[-1]["step"] + 1, loss=f"{new[-1]['loss']:.4f}")
+                done, loss = new[-1]["step"] + 1, f"{new[-1]['loss']:.4f}"
+                progress.update(task, completed=done, loss=loss)
+                if not console.is_terminal:  # a log file: plain lines instead of a bar that moves
+                    console.print(f"step {done} of {total}, loss {loss}")
     return Run(job=client.job(job["id"]), points=points, first_loss_s=first_loss_s)
 
 

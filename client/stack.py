@@ -1,13 +1,13 @@
 """`descent up`: the embedded server, the API and the workers as children of one process, started and stopped together."""
 
+import contextlib
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from typing import NoReturn
 
 import httpx2
 
@@ -86,16 +86,16 @@ class Stack:
             time.sleep(0.05)
         raise StackError(f"not ready within {_READY_LIMIT_S} s: {why}")
 
-    def watch(self, stopping: threading.Event, say: Say) -> None:
-        """Until `stopping`: start again what dies. Raises StackError when something dies over and over."""
-        while not stopping.wait(0.2):
+    def watch(self, say: Say) -> NoReturn:
+        """Start again what dies, for ever. Raises StackError when something dies over and over."""
+        while True:
+            time.sleep(0.2)
             for name, child in list(self._children.items()):
                 if child.exit_code is None:
                     continue
                 say(f"  {name} ended with {child.exit_code}; starting it again")
                 self._count_restart(name)
-                if stopping.wait(_RESTART_PAUSE_S):
-                    return
+                time.sleep(_RESTART_PAUSE_S)
                 self._children[name] = self._server.respawn() if self._server and name == "redis" else self._spawn(name)
 
     def _count_restart(self, name: str) -> None:
@@ -105,7 +105,12 @@ class Stack:
             raise StackError(f"{name} keeps ending: see {self.settings.logs_dir / name}.log")
 
     def stop(self) -> None:
-        """Stop all: no new requests, then the workers give their jobs back, then the server writes its last."""
+        """Stop all: no new requests, then the workers give their jobs back, then the server writes its last.
+
+        A second Ctrl-C meanwhile changes nothing: each part has its limit.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         for kind in ("api", "worker", "redis"):
             children = [child for name, child in self._children.items() if name.startswith(kind)]
             for child in children:
@@ -119,7 +124,9 @@ class Stack:
 
 @contextmanager
 def running(settings: Settings, say: Say) -> Iterator[Stack]:
-    """A stack for the length of a block."""
+    """A stack for the length of a block. SIGTERM and SIGHUP leave the block as Ctrl-C does, so that all is stopped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     stack = Stack(settings)
     stack.start(say)
     try:
@@ -130,21 +137,16 @@ def running(settings: Settings, say: Say) -> Iterator[Stack]:
 
 def serve(settings: Settings, say: Say) -> None:
     """Run a stack until SIGINT, SIGTERM or SIGHUP."""
-    stopping = threading.Event()
-
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    with running(settings, say) as stack:
+    with contextlib.suppress(KeyboardInterrupt), running(settings, say) as stack:
         say(f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\nTry:")
         say(
             f"  curl -s {stack.url}/jobs -H 'Content-Type: application/json' "
             '-d \'{"optimizer": "adam", "learning_rate": 0.001, "epochs": 1}\''
         )
-        stack.watch(stopping, say)
-        say("\nStopping.")
+        try:
+            stack.watch(say)
+        finally:
+            say("\nStopping.")
     say("Stopped.")
 
 

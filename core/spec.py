@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -87,8 +88,11 @@ def _named(value: object) -> object:
         )
     fields["name"] = name.lower()
     if fields["name"] not in OPTIMIZERS:
+        shown = f" '{name}'" if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name) else ""
         hint = nearest(name[:40], OPTIMIZERS)
-        raise PydanticCustomError("optimizer", "unknown optimizer", {"allowed": OPTIMIZERS, "did_you_mean": hint})
+        raise PydanticCustomError(
+            "optimizer", f"unknown optimizer{shown}", {"allowed": OPTIMIZERS, "did_you_mean": hint}
+        )
     return fields
 
 

@@ -1,13 +1,13 @@
 """The job store: the one home of Redis and of every key. Moves are atomic scripts in `moves.lua`; reads are here."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -63,14 +63,14 @@ class StoredModel:
 
 
 def _reaching_redis(
-    method: Callable[Concatenate["JobStore", P], Awaitable[T]],
-) -> Callable[Concatenate["JobStore", P], Coroutine[Any, Any, T]]:
+    method: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
     """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it."""
 
     @wraps(method)
-    async def guarded(self: "JobStore", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await method(self, *args, **kwargs)
+            return await method(*args, **kwargs)
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis: {type(error).__name__}") from error
 
@@ -234,7 +234,7 @@ class JobStore:
             raise NotFound("no such job or model")
         if model is None:
             if Status(status).terminal:
-                raise ModelNotReady(f"the job {status} and left no model")
+                raise ModelNotReady(f"the job ended as {status} and left no model")
             raise ModelNotReady(f"the job is {status}; its model comes when it has succeeded", retry_after_s=2)
         accuracy = json.loads(result or "{}").get("test_accuracy")
         return StoredModel(job_id=job_id, files=json.loads(model), test_accuracy=accuracy)
