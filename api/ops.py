@@ -1,6 +1,6 @@
 """Health and version, for people and for whatever watches the server."""
 
-import os
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -86,9 +86,8 @@ async def _worker(state: State) -> str:
 async def _disk(state: State) -> str:
     def probe() -> str:
         state.settings.jobs_dir.mkdir(parents=True, exist_ok=True)
-        file = state.settings.jobs_dir / f".probe.{os.getpid()}"
-        file.write_bytes(b"ok")
-        file.unlink()
+        with tempfile.TemporaryFile(dir=state.settings.jobs_dir) as file:
+            file.write(b"ok")
         return "writable"
 
     return await run_in_threadpool(probe)

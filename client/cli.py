@@ -144,3 +144,7 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     typer.echo(installed("descent"))
+
+
+if __name__ == "__main__":
+    main()

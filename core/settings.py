@@ -22,7 +22,7 @@ AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().abs
 class Settings(BaseSettings):
     """All settings. The field `home` is the variable `DESCENT_HOME`, and so on; the README lists them from here."""
 
-    model_config = SettingsConfigDict(env_prefix="DESCENT_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="DESCENT_", env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")

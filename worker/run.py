@@ -98,7 +98,7 @@ class Supervisor:
             await process.stdin.drain()
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        """Take the trainer's messages until its output ends."""
+        """Take the trainer's messages until its last word, or the end of its output."""
         assert process.stdout is not None
         async for line in process.stdout:
             message = json.loads(line)
@@ -112,6 +112,7 @@ class Supervisor:
                     self._epochs.append(message["metrics"])
                 case _:
                     self._final = message
+                    return
             self._news.set()
 
     async def _pulse(self, process: asyncio.subprocess.Process) -> None:

@@ -177,7 +177,7 @@ function moves.overdue()
   return redis.call('ZRANGEBYSCORE', 'descent:running', '-inf', now)
 end
 
--- announce worker seconds info: a worker is alive for so long; forget the others that are not
+-- announce worker alive_ms info: a worker is alive for so long; forget the others that are not
 function moves.announce(worker, alive_ms, info)
   redis.call('HSET', 'descent:workers:info', worker, info)
   redis.call('ZADD', 'descent:workers', now + alive_ms, worker)

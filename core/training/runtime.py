@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h)
@@ -18,6 +19,9 @@ def prepare(threads: int) -> None:
     """
     if "paddle" in sys.modules:
         raise RuntimeError("prepare() must come before the first import of paddle")
+    warnings.filterwarnings(
+        "ignore", message="No ccache found"
+    )  # of Paddle's own extension builder, which we never use
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # unset means one thread
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # Paddle's MKL is slow on AMD otherwise

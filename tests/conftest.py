@@ -1,0 +1,174 @@
+"""What the tests share: real servers in temporary folders on free ports, so that two runs can stand side by side."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from client.client import Client
+from client.redis_server import RedisServer
+from core.jobs.store import JobStore
+from core.settings import Settings, available_cores
+from core.training import datasets, runtime
+
+runtime.prepare(available_cores())  # before any test imports Paddle
+
+T = TypeVar("T")
+ROOT = Path(__file__).parent.parent
+
+
+def eventually(check: Callable[[], T | None], *, within_s: float = 20, what: str = "it") -> T:
+    """Poll until `check` gives something true, and return that."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if value := check():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {within_s} s")
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The data sets' cache: the checkout's own, so that they are fetched once."""
+    return Path(os.environ.get("DESCENT_CACHE", ROOT / ".descent" / "cache")).absolute()
+
+
+@pytest.fixture(scope="session")
+def mnist(cache: Path) -> datasets.Dataset:
+    """The real MNIST, fetched when it is not there."""
+    return datasets.load("mnist", cache=cache)
+
+
+def part_of(data: datasets.Dataset, *, valid: int = 500) -> datasets.Dataset:
+    """The data set with fewer validation and test images, for tests in which only the training counts."""
+
+    def first(split: datasets.Split, count: int) -> datasets.Split:
+        return datasets.Split(split.images[:count], split.labels[:count])
+
+    return datasets.Dataset(data.name, data.train, first(data.valid, valid), first(data.test, valid))
+
+
+@pytest.fixture(scope="session")
+def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a home whose embedded server runs."""
+    settings = Settings(home=tmp_path_factory.mktemp("home"), lease_s=2, beat_s=0.3, scan_s=0.5, stop_s=3)
+    server = RedisServer(settings)
+    child = server.start()
+    yield settings
+    child.stop(10)
+    server.release()
+
+
+WithStore = Callable[[Callable[[JobStore], Coroutine[Any, Any, T]]], T]
+
+
+@pytest.fixture
+def with_store(redis_settings: Settings) -> WithStore[Any]:
+    """Run a coroutine that wants a store, against the real server."""
+
+    def run(use: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+        async def connected() -> T:
+            async with JobStore.connect(redis_settings.store_url) as store:
+                return await use(store)
+
+        return asyncio.run(connected())
+
+    return run
+
+
+class Server:
+    """`descent up` as a user starts it: a process of its own, on a free port."""
+
+    def __init__(self, process: subprocess.Popen[str], home: Path, url: str) -> None:
+        self.process, self.home, self.url = process, home, url
+
+    @property
+    def pids(self) -> set[int]:
+        """The process and everything below it."""
+        return descendants(self.process.pid)
+
+    def interrupt(self, *, within_s: float = 30) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(within_s)
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all that it started, by /proc."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
+    family, size = {pid}, 0
+    while len(family) > size:
+        size = len(family)
+        family |= {child for child, parent in parents.items() if parent in family}
+    return family
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def serving(home: Path, cache: Path, **settings: str) -> Iterator[Server]:
+    """A server on `home`, ready; stopped afterwards whatever happened."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DESCENT_")}
+    env |= {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0"}
+    env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "client.cli", "up"], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    family: set[int] = set()
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Ready"):
+                break
+        else:
+            raise AssertionError(f"the server did not start: {''.join(lines)}")
+        url = next(line for line in lines if "http" in line).split()[1]
+        family = descendants(process.pid)
+        yield Server(process, home, url)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            for pid in (pid for pid in family if is_alive(pid)):
+                os.kill(pid, signal.SIGKILL)
+            process.stdout.close() if process.stdout else None
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, cache: Path, mnist: datasets.Dataset) -> Iterator[Server]:
+    """One server for all tests that only use it."""
+    with serving(tmp_path_factory.mktemp("server"), cache) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def trained_job(server: Server) -> str:
+    """The lesson's job with Adam, one epoch on all of MNIST, trained by the worker process of `server`."""
+    with Client(server.url) as client:
+        job = client.submit(optimizer="adam", learning_rate=0.001, epochs=1)
+        for _ in client.follow(job["id"], limit_s=600):
+            pass
+        assert client.job(job["id"])["status"] == "succeeded"
+    return str(job["id"])

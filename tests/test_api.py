@@ -1,0 +1,249 @@
+"""The API over real HTTP, on a running server: what it refuses, and how."""
+
+import contextlib
+import gzip
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import Server
+
+GOOD = {"optimizer": "adam", "learning_rate": 0.001}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=10) as http:
+        yield http
+
+
+def is_problem(answer: httpx2.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """Check the form every error has, and return it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) < 4096
+    problem: dict[str, Any] = answer.json()
+    assert set(problem) - {"errors"} == {"type", "title", "status", "detail", "instance", "code", "request_id"}
+    assert problem["status"] == status
+    assert problem["type"] == f"/problems/{problem['code']}"
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert code in (None, problem["code"])
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/optimizer"),
+        ({**GOOD, "learning_rate": 0}, "/learning_rate"),
+        ({**GOOD, "learning_rate": "0.1"}, "/learning_rate"),
+        ({**GOOD, "learning_rate": True}, "/learning_rate"),
+        ({**GOOD, "learning_rate": None}, "/learning_rate"),
+        ({**GOOD, "learning_rate": [0.1]}, "/learning_rate"),
+        ({**GOOD, "optimizer": "adma"}, "/optimizer"),
+        ({**GOOD, "optimizer": "adam\n"}, "/optimizer"),
+        ({**GOOD, "optimizer": "x" * 1_000_000}, "/optimizer"),
+        ({**GOOD, "optimizer": "a\x00b"}, "/optimizer"),
+        ({**GOOD, "optimizer": {"name": "adam", "momentum": 0.9}}, "/optimizer/momentum"),
+        ({**GOOD, "optimizer": {"name": "momentum", "momentum": 1.0}}, "/optimizer/momentum"),
+        ({**GOOD, "optimizer": ["adam"]}, "/optimizer"),
+        ({**GOOD, "__proto__": 1}, "/__proto__"),
+        ({**GOOD, "epochs": 1.5}, "/epochs"),
+        ({**GOOD, "epochs": 10**20}, "/epochs"),
+        ({**GOOD, "batch_size": 50_001}, ""),
+        ({**GOOD, "seed": 2**64}, "/seed"),
+        ({**GOOD, "device": "gpu:99"}, "/device"),
+        ({**GOOD, "dataset": "file:///etc/passwd"}, "/dataset"),
+        ({**GOOD, "a/b~c": 1}, "/a~1b~0c"),
+        ([], ""),
+        ("adam", ""),
+        (None, ""),
+    ],
+)
+def test_a_wrong_spec_is_told_where(http: httpx2.Client, body: Any, pointer: str) -> None:
+    problem = is_problem(http.post("/jobs", content=json.dumps(body), headers=JSON), 422, "validation-error")
+    assert pointer in [error["pointer"] for error in problem["errors"]]
+    assert "xxxxx" not in json.dumps(problem)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"   ",
+        b"{",
+        b'{"optimizer": "adam", "learning_rate": NaN}',
+        b'{"optimizer": "adam", "learning_rate": -Infinity}',
+        b'{"optimizer": "adam", "learning_rate": 1e999}',
+        b'{"optimizer": "adam", "learning_rate": 0.1, "learning_rate": 0.2}',
+        b'{"optimizer": "adam", "learning_rate": 0.1} trailing',
+        b'{"optimizer": "\\ud800", "learning_rate": 0.1}',
+        b'{"optimizer": "\xff", "learning_rate": 0.1}',
+        '{"optimizer": "adam", "learning_rate": 0.1}'.encode("utf-16"),
+        b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
+        b"[" * 100_000,
+        b'{"optimizer": "adam", "learning_rate": 0.1, "seed": ' + b"9" * 5000 + b"}",
+        b"\x1f\x8b" + gzip.compress(json.dumps(GOOD).encode()),
+    ],
+)
+def test_what_is_not_strict_json_is_malformed(http: httpx2.Client, body: bytes) -> None:
+    is_problem(http.post("/jobs", content=body, headers=JSON), 400, "malformed-json")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/json; charset=utf-16"]
+)
+def test_another_content_type_is_refused(http: httpx2.Client, content_type: str) -> None:
+    answer = http.post("/jobs", content=json.dumps(GOOD), headers={"Content-Type": content_type})
+    is_problem(answer, 415, "unsupported-media-type")
+
+
+def test_a_body_past_the_limit_is_refused(http: httpx2.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b" " * (1 << 20)
+
+    is_problem(http.post("/jobs", content=b" " * (9 << 20), headers=JSON), 413, "too-large")
+    with contextlib.suppress(httpx2.WriteError):  # the server may close while we are still sending
+        is_problem(http.post("/jobs", content=chunks(), headers=JSON), 413, "too-large")
+
+
+def test_a_length_that_lies_does_not_hang(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{}"
+        )
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(4096):
+            pass
+    with httpx2.Client(base_url=server.url) as http:
+        assert http.get("/healthz").status_code == 200
+
+
+def test_unknown_words_get_hints(http: httpx2.Client) -> None:
+    problem = is_problem(http.post("/jobs", json={**GOOD, "optimizer": "adma"}), 422)
+    assert problem["errors"] == [
+        {
+            "pointer": "/optimizer",
+            "detail": "unknown optimizer 'adma'",
+            "allowed": ["sgd", "momentum", "adagrad", "rmsprop", "adam"],
+            "did_you_mean": "adam",
+        }
+    ]
+    problem = is_problem(http.post("/jobs", json={**GOOD, "epoch": 3}), 422)
+    assert problem["errors"][0]["did_you_mean"] == "epochs"
+    problem = is_problem(http.post("/jobs", json={**GOOD, "optimizer": {"name": "adam", "beta": 0.3}}), 422)
+    assert problem["errors"][0]["did_you_mean"] in ("beta1", "beta2")
+    problem = is_problem(http.get("/jobs", params={"limits": 1}), 422)
+    assert (problem["errors"][0]["pointer"], problem["errors"][0]["did_you_mean"]) == ("?limits", "limit")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs/job_" + "0" * 32,
+        "/jobs/..%2f..%2fetc",
+        "/jobs/%00",
+        "/jobs/%ff",
+        "/jobs/" + "x" * 10_000,
+        "/nothing",
+        "/jobs/a/b/c",
+    ],
+)
+def test_what_does_not_exist_is_not_found(http: httpx2.Client, path: str) -> None:
+    for suffix in ("", "/loss", "/model"):
+        is_problem(http.get(path + suffix), 404, "not-found")
+
+
+def test_another_method_is_refused(http: httpx2.Client) -> None:
+    answer = http.put("/jobs")
+    is_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize("cursor", ["-1", "1e26", "1_0", ">", "$", "+", "999999", "٣", "", "1 "])
+def test_a_cursor_never_given_out_is_refused(http: httpx2.Client, cursor: str, queued_job: str) -> None:
+    is_problem(http.get(f"/jobs/{queued_job}/loss", params={"after": cursor}), 422)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1000000000", "x", ""])
+def test_a_limit_out_of_range_is_refused(http: httpx2.Client, limit: str, queued_job: str) -> None:
+    is_problem(http.get("/jobs", params={"limit": limit}), 422)
+    is_problem(http.get(f"/jobs/{queued_job}/loss", params={"limit": limit}), 422)
+
+
+@pytest.fixture
+def queued_job(http: httpx2.Client) -> str:
+    """A job that is there, and cancelled so that it costs nothing."""
+    answer = http.post("/jobs", json=GOOD)
+    job_id: str = answer.json()["id"]
+    http.post(f"/jobs/{job_id}/cancel")
+    return job_id
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"image": [], "images": []}, 422),
+        ({"images": []}, 422),
+        ({"images": [[0.0] * 784] * 257}, 422),
+        ({"image": [[0.0] * 27] * 28}, 422),
+        ({"image": ["0"] * 784}, 422),
+        ({"image": [2.0] * 784}, 422),
+        ({"image": [[[[[[[[[[0]]]]]]]]]]}, 422),
+        ({"image": "bm90IGEgcGljdHVyZQ=="}, 422),
+        ({"image": [0.0] * 784, "top_k": 11}, 422),
+        ({"image": [0.0] * 784, "range": 7}, 422),
+        ({"image": [0.0] * 784, "model": "../../etc/passwd"}, 404),
+        ({"image": [0.0] * 784, "model": "job_" + "0" * 32}, 404),
+    ],
+)
+def test_a_prediction_that_makes_no_sense_is_refused(
+    http: httpx2.Client, trained_job: str, body: Any, status: int
+) -> None:
+    is_problem(http.post("/predict", json={"model": trained_job, **body}), status)
+
+
+def test_the_model_of_a_job_without_one_is_not_ready(http: httpx2.Client, queued_job: str) -> None:
+    is_problem(http.get(f"/jobs/{queued_job}/model"), 409, "model-not-ready")
+    is_problem(http.post("/predict", json={"model": queued_job, "image": [0.0] * 784}), 409, "model-not-ready")
+
+
+def test_a_model_in_an_unknown_format_is_refused(http: httpx2.Client, trained_job: str) -> None:
+    is_problem(http.get(f"/jobs/{trained_job}/model", params={"format": "pickle"}), 422)
+
+
+def test_health_is_told(http: httpx2.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    ready = http.get("/readyz")
+    assert ready.status_code == 200
+    assert {name: check["ok"] for name, check in ready.json()["checks"].items()} == {
+        "redis": True, "worker": True, "disk": True, "dataset": True,
+    }  # fmt: skip
+
+
+def test_the_docs_work_offline(http: httpx2.Client) -> None:
+    page = http.get("/docs").text
+    for line in page.splitlines():
+        assert "https://" not in line or "<title>" in line
+    for part in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert len(http.get(f"/static-offline-docs/{part}").content) > 100_000
+
+
+def test_the_openapi_document_names_every_error(http: httpx2.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert "HTTPValidationError" not in json.dumps(document)
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, answer in operation["responses"].items():
+                if status >= "400" and "readyz" not in operation["operationId"]:
+                    assert list(answer["content"]) == ["application/problem+json"]
+    examples = document["components"]["schemas"]["JobSpec"]["examples"]
+    assert examples[0]["optimizer"] == "adam"

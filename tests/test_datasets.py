@@ -1,0 +1,162 @@
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import DatasetUnavailable
+from core.training import datasets
+from core.training.datasets import MNIST, Dataset, Split, load, scaled
+
+
+def same(a: Dataset, b: Dataset) -> bool:
+    return all(
+        np.array_equal(getattr(one, part), getattr(other, part))
+        for one, other in ((a.train, b.train), (a.valid, b.valid), (a.test, b.test))
+        for part in ("images", "labels")
+    )
+
+
+def nowhere(cache: Path, folder: Path | None = None, mirrors: tuple[str, ...] = ()) -> Dataset:
+    """Load without the package."""
+    return load("mnist", cache=cache, folder=folder, mirrors=mirrors, package=None)
+
+
+@pytest.fixture(scope="module")
+def idx(cache: Path, mnist: Dataset) -> Path:
+    """The folder of the four IDX files."""
+    assert len(mnist.train) == 50_000
+    return cache / "mnist"
+
+
+def test_the_splits_are_the_lessons(mnist: Dataset) -> None:
+    assert [len(split) for split in (mnist.train, mnist.valid, mnist.test)] == [50_000, 10_000, 10_000]
+    assert mnist.train.images.dtype == np.uint8
+    assert mnist.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert mnist.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_grey_values_are_scaled_as_in_the_lesson(mnist: Dataset) -> None:
+    images = scaled(mnist.train.images[:100])
+    assert images.shape == (100, 1, 28, 28)
+    assert images.dtype == np.float32
+    assert images.max() == np.float32(0.99609375)
+    assert images[0, 0, 5, 12] == mnist.train.images[0, 5, 12] / 256
+
+
+def test_the_cache_is_a_folder_for_others(idx: Path, mnist: Dataset, tmp_path: Path) -> None:
+    assert same(nowhere(tmp_path / "none", folder=idx), mnist)
+    assert same(nowhere(tmp_path / "none", folder=idx.parent), mnist)
+
+
+def test_gzipped_and_dotted_names_are_taken(idx: Path, mnist: Dataset, tmp_path: Path) -> None:
+    for file in MNIST:
+        name = file.name.replace("-idx", ".idx") + ".gz"
+        (tmp_path / name).write_bytes(gzip.compress((idx / file.name).read_bytes(), 1))
+    assert same(nowhere(tmp_path / "none", folder=tmp_path), mnist)
+
+
+def test_the_lessons_own_file_is_taken(mnist: Dataset, tmp_path: Path) -> None:
+    grey = [repr(value / 256).encode() for value in range(256)]
+
+    def as_json(split: Split) -> bytes:  # json.dump takes a minute for 55 million numbers
+        images = (b"[" + b",".join([grey[value] for value in image.tobytes()]) + b"]" for image in split.images)
+        return b"[[" + b",".join(images) + b"]," + json.dumps(split.labels.tolist()).encode() + b"]"
+
+    with gzip.open(tmp_path / "mnist.json.gz", "wb", compresslevel=1) as file:
+        file.write(b"[" + b",".join(as_json(split) for split in (mnist.train, mnist.valid, mnist.test)) + b"]")
+    assert same(nowhere(tmp_path / "none", folder=tmp_path), mnist)
+
+
+def test_a_count_that_does_not_match_is_refused(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "mnist.json.gz", "wt") as file:
+        json.dump([[[[0.0] * 784], [1, 2]]] * 3, file)
+    with pytest.raises(DatasetUnavailable, match="1 images and 2 labels"):
+        nowhere(tmp_path / "none", folder=tmp_path)
+
+
+def test_a_flipped_byte_in_the_users_folder_is_an_error(idx: Path, tmp_path: Path) -> None:
+    for file in MNIST:
+        (tmp_path / file.name).write_bytes((idx / file.name).read_bytes())
+    content = bytearray((tmp_path / MNIST[1].name).read_bytes())
+    content[100] ^= 1
+    (tmp_path / MNIST[1].name).write_bytes(content)
+    with pytest.raises(DatasetUnavailable, match="SHA-256"):
+        nowhere(tmp_path / "none", folder=tmp_path)
+
+
+@pytest.fixture
+def mirror(idx: Path, tmp_path: Path) -> Iterator[str]:
+    """A real HTTP server with the gzipped IDX files."""
+    for file in MNIST:
+        (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress((idx / file.name).read_bytes(), 1))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_mirror_fills_the_cache_and_a_damaged_cache_is_filled_again(
+    mirror: str, mnist: Dataset, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    cache = tmp_path / "cache"
+    found = load("mnist", cache=cache, mirrors=("http://127.0.0.1:9/", mirror), package=None,
+                 report=lambda what, done, total: seen.append(done))  # fmt: skip
+    assert same(found, mnist)
+    assert seen
+    assert same(nowhere(cache), mnist)
+    (cache / "mnist" / MNIST[0].name).write_bytes(b"cut off")
+    with pytest.raises(DatasetUnavailable):
+        nowhere(cache)
+    assert same(nowhere(cache, mirrors=(mirror,)), mnist)
+
+
+def test_two_who_fetch_at_once_both_get_it(mirror: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from core.training.datasets import load;"
+        "print(len(load('mnist', cache=pathlib.Path(sys.argv[1]), mirrors=(sys.argv[2],), package=None).train))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), mirror]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0].strip() for process in both] == ["50000", "50000"]
+    assert sorted(path.name for path in (tmp_path / "cache" / "mnist").iterdir()) == sorted(f.name for f in MNIST)
+
+
+def test_nothing_anywhere_says_how_to_provide_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailable) as caught:
+        nowhere(tmp_path, mirrors=("http://127.0.0.1:9/",))
+    for way in ("DESCENT_DATASETS", "train-images-idx3-ubyte", "mnist.json.gz", "descent data fetch"):
+        assert way in str(caught.value)
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailable):
+        load("../../etc/passwd", cache=tmp_path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("owned",)
+
+
+def test_the_pickle_may_hold_arrays_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    old_names = pickle.dumps(array, protocol=3).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert np.array_equal(datasets._ArraysOnly(io.BytesIO(old_names), encoding="latin1").load(), array)
+    with pytest.raises(DatasetUnavailable, match=r"builtins\.print|__builtin__\.print"):
+        datasets._ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+    assert capsys.readouterr().out == ""

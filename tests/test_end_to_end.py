@@ -1,0 +1,315 @@
+"""The main job as a user sees it: POST, a worker process, loss, model, digits; on real MNIST, over real HTTP."""
+
+import io
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import paddle
+import pytest
+import safetensors.numpy
+from paddle import Tensor
+
+from client.client import ApiError, Client
+from core.training.datasets import Dataset
+from tests.conftest import Server, descendants, eventually, is_alive, serving
+
+
+class MNIST(paddle.nn.Layer):
+    """The lesson's own class, as it stands there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = paddle.nn.Conv2D(in_channels=1, out_channels=20, kernel_size=5, stride=1, padding=2)
+        self.max_pool1 = paddle.nn.MaxPool2D(kernel_size=2, stride=2)
+        self.conv2 = paddle.nn.Conv2D(in_channels=20, out_channels=20, kernel_size=5, stride=1, padding=2)
+        self.max_pool2 = paddle.nn.MaxPool2D(kernel_size=2, stride=2)
+        self.fc = paddle.nn.Linear(in_features=980, out_features=10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.max_pool1(paddle.nn.functional.relu(self.conv1(inputs)))
+        x = self.max_pool2(paddle.nn.functional.relu(self.conv2(x)))
+        return paddle.nn.functional.softmax(self.fc(paddle.reshape(x, [x.shape[0], 980])))
+
+
+@pytest.fixture
+def job(client: Client, trained_job: str) -> dict[str, Any]:
+    return client.job(trained_job)
+
+
+def test_the_job_went_through_its_states(job: dict[str, Any]) -> None:
+    assert [t["status"] for t in job["transitions"]] == ["queued", "running", "succeeded"]
+    assert (job["terminal"], job["attempt"], job["error"]) == (True, 1, None)
+    assert job["progress"] | {"eta_s": None} == {
+        "step": 500, "total_steps": 500, "epoch": 0, "epochs": 1, "fraction": 1.0, "eta_s": None,
+    }  # fmt: skip
+    assert job["backend"]["device"] == "cpu" or job["backend"]["device"].startswith("gpu")
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+
+
+def test_the_loss_falls_from_that_of_guessing(client: Client, job: dict[str, Any]) -> None:
+    history = client.loss(job["id"])
+    points = history["points"]
+    assert [point["step"] for point in points] == [*range(0, 500, 10), 499]
+    assert all((p["epoch"], p["batch"]) == (0, p["step"]) for p in points)
+    assert abs(points[0]["loss"] - math.log(10)) < 0.7
+    assert np.mean([point["loss"] for point in points[-10:]]) < 0.2
+    assert (history["count"], history["terminal"], history["has_more"]) == (51, True, False)
+    assert history["summary"] == {"first": points[0]["loss"], "last": points[-1]["loss"]}
+    assert job["latest"] == {"step": 499, "loss": points[-1]["loss"]}
+    assert job["result"]["final_loss"] == points[-1]["loss"]
+
+
+def test_a_poller_with_the_cursor_sees_each_point_once(client: Client, job: dict[str, Any]) -> None:
+    whole = client.loss(job["id"])["points"]
+    pages, after = [], None
+    with httpx2.Client(base_url=str(client._http.base_url)) as http:
+        while True:
+            query = {"limit": "7"} | ({"after": after} if after else {})
+            page = http.get(f"/jobs/{job['id']}/loss", params=query).json()
+            pages += page["points"]
+            after = page["next"]
+            if not page["has_more"]:
+                break
+    assert pages == whole
+
+
+def test_the_model_is_the_lessons_and_as_good_as_reported(
+    client: Client, job: dict[str, Any], mnist: Dataset, tmp_path: Path
+) -> None:
+    file = tmp_path / "mnist.pdparams"
+    file.write_bytes(client.model(job["id"]))
+    model = MNIST()
+    assert model.set_state_dict(paddle.load(str(file))) == ([], [])
+    images = paddle.to_tensor((mnist.test.images.astype("float32") / 256).reshape(-1, 1, 28, 28))
+    guessed = np.concatenate([model(images[n : n + 1000]).numpy().argmax(axis=1) for n in range(0, 10_000, 1000)])
+    accuracy = float((guessed == mnist.test.labels).mean())
+    assert accuracy > 0.97
+    assert accuracy == pytest.approx(job["result"]["test_accuracy"], abs=2e-4)
+
+
+def test_both_formats_hold_the_same_weights_and_the_digest_is_true(client: Client, job: dict[str, Any]) -> None:
+    import hashlib
+
+    content = client.model(job["id"], format="safetensors")
+    assert hashlib.sha256(content).hexdigest() == job["model"]["sha256"]
+    assert len(content) == job["model"]["size_bytes"]
+    weights = safetensors.numpy.load(content)
+    other = paddle.load(io.BytesIO(client.model(job["id"])))
+    assert sum(value.size for value in weights.values()) == 20_350
+    assert all(np.array_equal(weights[name], other[name].numpy()) for name in weights)
+
+
+def test_a_download_that_is_known_already_is_not_sent(server: Server, job: dict[str, Any]) -> None:
+    with httpx2.Client(base_url=server.url) as http:
+        first = http.get(f"/jobs/{job['id']}/model")
+        assert f"{job['id']}.pdparams" in first.headers["content-disposition"]
+        again = http.get(f"/jobs/{job['id']}/model", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+def test_real_digits_are_predicted(client: Client, job: dict[str, Any], mnist: Dataset) -> None:
+    images, labels = mnist.test.images[:256], mnist.test.labels[:256]
+    answer = client.predict(images.tolist(), model=job["id"], range=255)
+    assert answer["model"] == {
+        "job_id": job["id"], "sha256": job["model"]["sha256"], "test_accuracy": job["result"]["test_accuracy"],
+    }  # fmt: skip
+    guessed = [prediction["digit"] for prediction in answer["predictions"]]
+    assert (np.array(guessed) == labels).mean() > 0.93
+    for prediction in answer["predictions"]:
+        assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert prediction["confidence"] == max(prediction["probabilities"])
+        ranked = [item["probability"] for item in prediction["top_k"]]
+        assert ranked == sorted(prediction["probabilities"], reverse=True)[:3]
+    as_seen = client.predict((images[:10] / 256).tolist(), model=job["id"])
+    assert as_seen["predictions"] == answer["predictions"][:10]
+
+
+def test_best_and_latest_name_a_model(client: Client, job: dict[str, Any]) -> None:
+    for name in ("best", "latest"):
+        assert client.predict([[0.0] * 784], model=name)["model"]["job_id"].startswith("job_")
+
+
+def test_the_same_spec_gives_the_same_history_and_weights(client: Client) -> None:
+    spec = {"optimizer": "momentum", "learning_rate": 0.01, "epochs": 1, "batch_size": 2000, "log_every": 1}
+    jobs = [client.submit(**spec)["id"] for _ in range(2)]
+    for job_id in jobs:
+        for _ in client.follow(job_id, limit_s=300):
+            pass
+    one, other = (client.loss(job_id)["points"] for job_id in jobs)
+    assert [point["loss"] for point in one] == [point["loss"] for point in other]
+    assert client.model(jobs[0]) == client.model(jobs[1])
+
+
+def test_a_rate_that_blows_up_ends_diverged_with_its_curve(client: Client) -> None:
+    job_id = client.submit(optimizer="sgd", learning_rate=1000.0, batch_size=50, epochs=1)["id"]
+    points = [point for new in client.follow(job_id, limit_s=120) for point in new]
+    job = client.job(job_id)
+    assert (job["status"], job["error"]["code"]) == ("failed", "diverged")
+    assert points[-1]["step"] == job["error"]["step"]
+    assert len(points) > 4
+    with pytest.raises(ApiError) as caught:
+        client.model(job_id)
+    assert caught.value.code == "model-not-ready"
+
+
+def test_a_missing_device_fails_the_job_at_its_start(client: Client) -> None:
+    job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+    assert [new for new in client.follow(job_id, limit_s=60) if new] == []
+    error = client.job(job_id)["error"]
+    assert error["code"] == "device_unavailable"
+    assert "gpu:15" in error["message"]
+
+
+def test_a_running_job_is_cancelled_and_the_next_one_runs(client: Client, server: Server) -> None:
+    job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)["id"]
+    eventually(lambda: client.job(job_id)["latest"], what="the first loss")
+    trainers = _trainers(server)
+    assert client.cancel(job_id)["status"] == "cancelling"
+    eventually(lambda: client.job(job_id)["terminal"], within_s=15, what="the cancel")
+    count = client.loss(job_id)["count"]
+    assert client.job(job_id)["status"] == "cancelled"
+    assert not any(is_alive(pid) for pid in trainers)
+    next_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1, batch_size=5000)["id"]
+    eventually(lambda: client.job(next_id)["status"] == "succeeded", within_s=120, what="the next job")
+    assert client.loss(job_id)["count"] == count
+
+
+def _trainers(server: Server) -> set[int]:
+    """Trainer processes of a server."""
+    return {pid for pid in descendants(server.process.pid) if "worker.trainer_process" in _command(pid)}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except FileNotFoundError:
+        return ""
+
+
+# --- faults: on a server of their own, with short leases ---------------------------------------------------------------
+
+SHORT = {"lease_s": "2", "beat_s": "0.4", "scan_s": "0.5", "stop_s": "3"}
+LONG_JOB = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 50}
+SMALL_JOB = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "batch_size": 1000, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def frail(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("frail"), cache, **SHORT) as server:
+        yield server
+
+
+@pytest.fixture
+def frail_client(frail: Server) -> Iterator[Client]:
+    with Client(frail.url) as client:
+        yield client
+
+
+def test_a_killed_trainer_is_started_again_and_nothing_is_told_twice(frail: Server, frail_client: Client) -> None:
+    job_id = frail_client.submit(**SMALL_JOB)["id"]
+    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
+    for pid in _trainers(frail):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=120, what="the end")
+    job = frail_client.job(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+    points = frail_client.loss(job_id)["points"]
+    assert [point["step"] for point in points] == list(range(50))
+    undisturbed = frail_client.submit(**SMALL_JOB)["id"]
+    eventually(lambda: frail_client.job(undisturbed)["terminal"], within_s=120, what="the undisturbed job")
+    assert [p["loss"] for p in frail_client.loss(undisturbed)["points"]] == [p["loss"] for p in points]
+    assert frail_client.model(undisturbed) == frail_client.model(job_id)
+
+
+def test_a_trainer_that_always_dies_fails_its_job_alone(frail: Server, frail_client: Client) -> None:
+    job_id = frail_client.submit(**LONG_JOB)["id"]
+    waiting = frail_client.submit(**SMALL_JOB)["id"]
+    killed: set[int] = set()
+
+    def kill() -> bool:
+        if frail_client.job(job_id)["status"] == "running":
+            for pid in _trainers(frail) - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        return bool(frail_client.job(job_id)["terminal"])
+
+    # the waiting job may run in between: a death counts for the job it hits
+    eventually(kill, within_s=120, what="the third death")
+    job = frail_client.job(job_id)
+    assert (job["status"], job["error"]["code"], job["attempt"]) == ("failed", "worker_lost", 3)
+    eventually(lambda: frail_client.job(waiting)["terminal"], within_s=120, what="the other job")
+
+
+def test_a_killed_worker_takes_its_trainer_along_and_the_job_goes_on(frail: Server, frail_client: Client) -> None:
+    job_id = frail_client.submit(**SMALL_JOB)["id"]
+    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
+    trainers = _trainers(frail)
+    worker = next(pid for pid in frail.pids if "worker.app" in _command(pid))
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: not any(is_alive(pid) for pid in trainers), within_s=2, what="the trainer's end")
+    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=120, what="the end")
+    assert frail_client.job(job_id)["status"] == "succeeded"
+    assert [p["step"] for p in frail_client.loss(job_id)["points"]] == list(range(50))
+
+
+def test_a_lost_message_is_rung_again(frail: Server, frail_client: Client) -> None:
+    import redis
+
+    from core.jobs.broker import QUEUE
+
+    running = frail_client.submit(**LONG_JOB)["id"]
+    eventually(lambda: frail_client.job(running)["latest"], what="the first job's start")
+    queued = [frail_client.submit(**SMALL_JOB)["id"] for _ in range(3)]
+    with redis.Redis(unix_socket_path=str(frail.home / "redis" / "redis.sock")) as store:
+        store.delete(QUEUE)
+    frail_client.cancel(running)
+    for job_id in queued:
+        eventually(lambda job_id=job_id: frail_client.job(job_id)["terminal"], within_s=120, what="a job")  # type: ignore[misc]
+        assert frail_client.job(job_id)["attempt"] == 1
+
+
+def test_a_killed_database_loses_no_job(frail: Server, frail_client: Client) -> None:
+    job_id = frail_client.submit(**SMALL_JOB)["id"]
+    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
+    database = next(pid for pid in frail.pids if "valkey-server" in _command(pid))
+    os.kill(database, signal.SIGKILL)
+
+    def ended() -> bool:
+        try:
+            return bool(frail_client.job(job_id)["terminal"])
+        except ApiError as error:
+            assert error.status == 503, error.problem
+            return False
+
+    eventually(ended, within_s=120, what="the end")
+    assert frail_client.job(job_id)["status"] == "succeeded"
+    assert [p["step"] for p in frail_client.loss(job_id)["points"]] == list(range(50))
+
+
+def test_a_time_limit_ends_a_job(frail_client: Client) -> None:
+    job_id = frail_client.submit(**LONG_JOB, max_runtime_s=2)["id"]
+    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=60, what="the limit")
+    assert frail_client.job(job_id)["error"]["code"] == "max_runtime"
+
+
+def test_a_stopped_server_gives_its_job_back_and_goes_on_with_it(tmp_path: Path, cache: Path) -> None:
+    with serving(tmp_path, cache, **SHORT) as first, Client(first.url) as client:
+        job_id = client.submit(**SMALL_JOB)["id"]
+        eventually(lambda: client.loss(job_id)["count"] > 3, what="some points")
+        family = first.pids
+        assert first.interrupt() == 0
+        assert not any(is_alive(pid) for pid in family)
+        assert not list(tmp_path.rglob("*.sock"))
+    with serving(tmp_path, cache, **SHORT) as second, Client(second.url) as client:
+        eventually(lambda: client.job(job_id)["terminal"], within_s=120, what="the end")
+        job = client.job(job_id)
+        assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        assert [t["status"] for t in job["transitions"]] == ["queued", "running", "queued", "running", "succeeded"]
+        assert json.loads(json.dumps(client.loss(job_id)["points"]))[-1]["step"] == 49

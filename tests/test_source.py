@@ -1,0 +1,100 @@
+"""Rules about the source itself: who may import whom, what may never be called, what the README must name."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api.app import create_app
+from core.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for top in ("api", "client", "core", "worker") for path in (ROOT / top).rglob("*.py"))
+
+HEAVY = {"paddle", "redis", "celery", "fastapi", "uvicorn", "matplotlib", "httpx2", "typer"}
+OURS = {"api", "worker", "client"}
+ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of them it may not
+    "core.errors": set(),
+    "core.spec": set(),
+    "core.settings": set(),
+    "core.training.datasets": set(),
+    "core.training.predictor": set(),
+    "core.training.runtime": set(),
+    "core.training.network": {"paddle"},
+    "core.training.optimizers": {"paddle"},
+    "core.training.trainer": {"paddle"},
+    "core.jobs.job": set(),
+    "core.jobs.artifacts": set(),
+    "core.jobs.store": {"redis"},
+    "core.jobs.broker": {"celery", "redis"},
+    "worker.run": {"redis", "worker"},
+    "worker.reconcile": {"redis", "celery", "worker"},
+    "worker.app": {"redis", "celery", "worker"},
+    "worker.trainer_process": {"worker"},
+    "api.app": {"redis", "celery", "fastapi", "api"},
+    "client.client": {"httpx2", "client"},
+    "client.cli": {"typer", "client"},
+}
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_module_loads_only_what_it_may(module: str) -> None:
+    code = f"import sys, {module}; print(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(done.stdout.split()) & (HEAVY | OURS)
+    assert loaded <= ALLOWED[module]
+
+
+def test_the_api_starts_without_training_code() -> None:
+    code = "import sys; from api.app import create_app; create_app(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"paddle", "numpy", "core.training.trainer", "core.training.network"}
+
+
+def called(tree: ast.AST) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_stored_is_ever_unpickled_or_evaluated(path: Path) -> None:
+    """The one exception reads a package whose digest is pinned, through an unpickler that builds arrays only."""
+    tree = ast.parse(path.read_text())
+    assert not called(tree) & {"paddle.load", "eval", "exec", "pickle.load", "pickle.loads", "marshal.loads"}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert "pickle" not in imported or path.name == "datasets.py"
+
+
+def test_a_broad_except_stands_in_one_place() -> None:
+    places = [
+        path.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
+    ]
+    assert places == ["app.py"]
+
+
+def test_every_route_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path, operations in create_app(Settings()).openapi()["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path}`" in readme
+
+
+def test_every_make_target_is_in_make_help() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    shown = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    for target in re.findall(r"^([a-z-]+):", makefile, re.MULTILINE):
+        assert f"make {target}" in shown
+
+
+def test_the_lock_files_have_hashes_and_no_address() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text()
+        assert "://" not in text
+        for block in re.split(r"\n(?=\S)", text):
+            assert block.startswith("#") or "--hash=sha256:" in block

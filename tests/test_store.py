@@ -1,0 +1,285 @@
+"""The store against a real server; time is the server's own, so leases here are short."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from core.errors import InvalidRequest, ModelNotReady, NotFound, Unavailable
+from core.jobs.job import WORKER_LOST, Job, JobError, Status
+from core.jobs.store import MAX_ATTEMPTS, Claim, JobStore
+from core.spec import JobSpec
+from tests.conftest import WithStore
+
+SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, "epochs": 1})
+FILES = {name: {"path": "p", "sha256": "0" * 64, "size_bytes": 1} for name in ("pdparams", "safetensors")}
+
+
+def point(step: int, loss: float | None = 1.0) -> dict[str, Any]:
+    return {"step": step, "epoch": 0, "batch": step, "loss": loss, "time_s": step / 10}
+
+
+async def claimed(store: JobStore, job: Job, *, worker: str = "w1", lease_s: float = 30) -> Claim:
+    claim = await store.claim(job.id, worker=worker, lease_s=lease_s)
+    assert claim
+    return claim
+
+
+async def append(store: JobStore, claim: Claim, *steps: int) -> str:
+    return await store.append(claim, [point(step) for step in steps], steps_done=steps[-1] + 1, images_per_s=100)
+
+
+def test_a_new_job_is_queued_and_says_so(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        first, second = await store.submit(SPEC), await store.submit(SPEC)
+        assert (first.status, first.attempt, first.terminal) == (Status.QUEUED, 0, False)
+        assert second.queue_position == (first.queue_position or 0) + 1
+        assert first.id < second.id
+        assert first.progress.total_steps == 500
+        assert [t.status for t in first.transitions] == ["queued"]
+
+    with_store(use)
+
+
+def test_only_one_of_many_claims_gets_the_job(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        claims = await asyncio.gather(*(store.claim(job.id, worker=f"w{n}", lease_s=30) for n in range(20)))
+        assert len([claim for claim in claims if claim]) == 1
+        assert (await store.get(job.id)).attempt == 1
+
+    with_store(use)
+
+
+def test_a_claim_whose_answer_was_lost_can_be_asked_again(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        assert await claimed(store, job) == await claimed(store, job)
+        assert (await store.get(job.id)).attempt == 1
+
+    with_store(use)
+
+
+def test_points_come_back_in_order_and_none_twice(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        claim = await claimed(store, job)
+        await append(store, claim, 0, 10, 20)
+        await append(store, claim, 10, 20, 30)
+        page = await store.loss(job.id, limit=3)
+        assert (page.count, page.next, page.has_more) == (4, "3", True)
+        rest = await store.loss(job.id, after=page.next)
+        assert [p[:9] for p in page.points + rest.points] == ['{"step":0', '{"step":1', '{"step":2', '{"step":3']
+        assert (rest.next, rest.has_more) == ("4", False)
+        assert (await store.loss(job.id, after="4")).points == []
+        assert len((await store.loss(job.id, from_step=10, to_step=20)).points) == 2
+        with pytest.raises(InvalidRequest):
+            await store.loss(job.id, after="5")
+
+    with_store(use)
+
+
+def test_a_long_batch_of_points_is_stored_whole(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        await append(store, claim, *range(12_345))
+        page = await store.loss(claim.job_id)
+        assert (page.count, len(page.points), page.has_more) == (12_345, 10_000, True)
+
+    with_store(use)
+
+
+def test_a_stale_claim_writes_nothing(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        old = await claimed(store, job, worker="old", lease_s=0.01)
+        await append(store, old, 0)
+        await asyncio.sleep(0.05)
+        assert job.id in await store.overdue()
+        assert await store.retry(job.id, None, WORKER_LOST) == "queued"
+        new = await claimed(store, job, worker="new")
+        assert new.attempt == 2
+        assert await append(store, old, 10) == "lost"
+        assert await store.beat(old, lease_s=30) == "lost"
+        assert await store.end_epoch(old, {"epoch": 0}) == "lost"
+        assert await store.finish(old, Status.SUCCEEDED, files=FILES) == "lost"
+        assert await store.release(old) == "lost"
+        assert await store.retry(job.id, old, WORKER_LOST) == "lost"
+        after = await store.get(job.id)
+        assert (after.status, after.attempt, after.latest and after.latest.step) == (Status.RUNNING, 2, 0)
+        assert await append(store, new, 0, 10) == "go_on"
+        assert (await store.loss(job.id)).count == 2
+
+    with_store(use)
+
+
+def test_a_beating_worker_keeps_its_job(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC), lease_s=0.2)
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            assert await store.beat(claim, lease_s=0.2) == "go_on"
+        assert await store.retry(claim.job_id, None, WORKER_LOST) == "lost"
+        assert (await store.get(claim.job_id)).status is Status.RUNNING
+
+    with_store(use)
+
+
+def test_attempts_are_counted_and_end_in_worker_lost(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            claim = await claimed(store, job, worker=f"w{attempt}")
+            assert claim.attempt == attempt
+            await store.retry(job.id, claim, WORKER_LOST)
+        ended = await store.get(job.id)
+        assert ended.status is Status.FAILED
+        assert ended.error == WORKER_LOST
+        assert await store.claim(job.id, worker="late", lease_s=30) is None
+
+    with_store(use)
+
+
+def test_a_job_given_back_uses_no_attempt_but_a_new_token(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        tokens = set()
+        for n in range(5):
+            claim = await claimed(store, job, worker=f"w{n}")
+            tokens.add(claim.token)
+            assert claim.attempt == 1
+            assert await store.release(claim) == "queued"
+            assert await append(store, claim, 0) == "lost"
+        assert len(tokens) == 5
+
+    with_store(use)
+
+
+def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        queued = await store.submit(SPEC)
+        assert (await store.cancel(queued.id)).status is Status.CANCELLED
+        assert await store.claim(queued.id, worker="w", lease_s=30) is None
+
+        claim = await claimed(store, await store.submit(SPEC))
+        assert (await store.cancel(claim.job_id)).status is Status.CANCELLING
+        assert (await store.cancel(claim.job_id)).status is Status.CANCELLING
+        assert await append(store, claim, 0) == "cancel"
+        assert await store.beat(claim, lease_s=30) == "cancel"
+        assert await store.finish(claim, Status.SUCCEEDED, files=FILES) == "cancelled"
+        ended = await store.get(claim.job_id)
+        assert (ended.status, ended.model.ready) == (Status.CANCELLED, False)
+        assert [t.status for t in ended.transitions] == ["queued", "running", "cancelling", "cancelled"]
+        assert (await store.cancel(claim.job_id)) == ended
+        assert await append(store, claim, 10) == "lost"
+
+        for give_up in (store.release, lambda claim: store.retry(claim.job_id, claim, WORKER_LOST)):
+            claim = await claimed(store, await store.submit(SPEC))
+            await store.cancel(claim.job_id)
+            assert await give_up(claim) == "cancelled"
+
+        with pytest.raises(NotFound):
+            await store.cancel("job_" + "0" * 32)
+
+    with_store(use)
+
+
+def test_a_finished_job_has_all_it_will_ever_have(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        with pytest.raises(ModelNotReady) as caught:
+            await store.model(claim.job_id)
+        assert caught.value.retry_after_s
+        await append(store, claim, 0, 499)
+        await store.end_epoch(claim, {"epoch": 0, "valid_accuracy": 0.9})
+        await store.end_epoch(claim, {"epoch": 0, "valid_accuracy": 0.1})
+        assert await store.epochs(claim.job_id) == [{"epoch": 0, "valid_accuracy": 0.9}]
+        result = {"test_accuracy": 2.0, "final_loss": 0.1}  # better than any other, so `best` is this one
+        assert await store.finish(claim, Status.SUCCEEDED, result=result, files=FILES) == "succeeded"
+        job = await store.get(claim.job_id)
+        assert (job.terminal, job.model.ready, job.progress.fraction) == (True, True, 1.0)
+        assert job.finished_at
+        assert job.result.final_loss == 0.1
+        for name in (job.id, "latest", "best"):
+            assert (await store.model(name)).job_id == job.id
+
+    with_store(use)
+
+
+def test_a_failed_job_says_why_and_has_no_model(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        error = JobError(code="diverged", message="m", step=7)
+        await store.finish(claim, Status.FAILED, error=error)
+        assert (await store.get(claim.job_id)).error == error
+        with pytest.raises(ModelNotReady, match="failed") as caught:
+            await store.model(claim.job_id)
+        assert caught.value.retry_after_s is None
+
+    with_store(use)
+
+
+def test_a_loss_that_is_not_finite_stays_valid_json(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        await store.append(claim, [point(0, None) | {"nonfinite": "nan"}], steps_done=1, images_per_s=0)
+        assert (await store.get(claim.job_id)).latest is not None
+        with pytest.raises(ValueError):
+            await store.append(claim, [point(1, float("nan"))], steps_done=2, images_per_s=0)
+
+    with_store(use)
+
+
+def test_pages_hold_every_job_once_newest_first(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        tagged = SPEC.model_copy(update={"tags": {"set": "pages"}})
+        ids = [(await store.submit(tagged)).id for _ in range(7)]
+        other = JobSpec.model_validate({"optimizer": "sgd", "learning_rate": 1, "tags": {"set": "pages"}})
+        ids.append((await store.submit(other)).id)
+        seen, after = [], None
+        while True:
+            jobs, after = await store.page(after=after, limit=3, tag=("set", "pages"))
+            seen += [job.id for job in jobs]
+            if after is None:
+                break
+        assert seen == ids[::-1]
+        assert [job.id for job in (await store.page(tag=("set", None), optimizer="sgd"))[0]] == ids[-1:]
+        assert (await store.page(tag=("set", "other")))[0] == []
+        await store.cancel(ids[0])
+        cancelled = await store.page(tag=("set", "pages"), status=Status.CANCELLED)
+        assert [job.id for job in cancelled[0]] == ids[:1]
+
+    with_store(use)
+
+
+def test_a_bell_rings_for_one_and_only_while_queued(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        assert not await store.ring(job.id, min_age_s=10)
+        await asyncio.sleep(0.03)
+        rung = await asyncio.gather(*(store.ring(job.id, min_age_s=0.02) for _ in range(10)))
+        assert sum(rung) == 1
+        await store.cancel(job.id)
+        assert not await store.ring(job.id, min_age_s=0)
+
+    with_store(use)
+
+
+def test_workers_that_fall_silent_are_forgotten(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        before = await store.workers()
+        await store.announce("a", alive_s=30, info={})
+        await store.announce("b", alive_s=0.01, info={})
+        await asyncio.sleep(0.05)
+        assert await store.workers() == before + 1
+
+    with_store(use)
+
+
+def test_a_redis_that_is_not_there_is_unavailable_at_once() -> None:
+    async def use() -> None:
+        async with JobStore.connect("unix:///nowhere/redis.sock") as store:
+            with pytest.raises(Unavailable):
+                await store.submit(SPEC)
+
+    asyncio.run(asyncio.wait_for(use(), 5))
