@@ -1,7 +1,9 @@
 """The command `descent`. Data goes to stdout, progress to stderr."""
 
+import asyncio
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.errors import DescentError
+from core.errors import DescentError, Unavailable
 from core.settings import Settings, read_settings
 
 app = typer.Typer(
@@ -62,11 +64,28 @@ def api() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    check: Annotated[bool, typer.Option("--check", help="Run none; fail unless one is alive on this machine.")] = False,
+) -> None:
     """Run one worker alone (what `up` and docker-compose run)."""
+    if check:
+        _check_worker(_settings())
+        return
     from worker.app import main as work
 
     work()
+
+
+def _check_worker(settings: Settings) -> None:
+    """Fail unless a worker of this host is alive. A container is a host, so each one's check is about its own worker."""
+    from core.jobs.store import JobStore
+
+    async def alive() -> int:
+        async with JobStore.connect(settings.store_url) as store:
+            return await store.workers(host=socket.gethostname())
+
+    if not asyncio.run(alive()):
+        raise Unavailable("no worker is alive on this machine")
 
 
 @app.command()

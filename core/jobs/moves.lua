@@ -188,9 +188,15 @@ function moves.announce(worker, alive_ms, info)
   return 'ok'
 end
 
--- workers: how many are alive
-function moves.workers()
-  return redis.call('ZCOUNT', 'descent:workers', now, '+inf')
+-- workers host: how many are alive on a host, or on all of them when it is ''
+function moves.workers(host)
+  local count = 0
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', 'descent:workers', now, '+inf')) do
+    if host == '' or worker:sub(1, #host + 1) == host .. ':' then
+      count = count + 1
+    end
+  end
+  return count
 end
 
 return moves[ARGV[1]](unpack(ARGV, 2))

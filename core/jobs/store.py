@@ -337,9 +337,9 @@ class JobStore:
         await self._move("announce", worker, _ms(alive_s), to_json(info))
 
     @_reaching_redis
-    async def workers(self) -> int:
-        """How many workers are alive."""
-        return int(await self._move("workers"))
+    async def workers(self, *, host: str = "") -> int:
+        """How many workers are alive; with a host name, those that announced themselves from there (`host:pid`)."""
+        return int(await self._move("workers", host))
 
 
 def to_json(value: Any) -> str:
