@@ -38,6 +38,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Training jobs over REST: post a spec, watch the loss fall, download the model, predict digits.",
         lifespan=lifespan,
         redoc_url=None,
+        separate_input_output_schemas=False,
     )
     for router in (jobs.router, predict.router, ops.router):
         app.include_router(router)

@@ -4,6 +4,7 @@ Every worker runs one; all moves are compare-and-set, so any number of them agre
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -40,6 +41,8 @@ async def _keep(settings: Settings, app: Celery, stopping: threading.Event) -> N
             except Unavailable as error:
                 log.warning("cannot reconcile", extra={"reason": str(error)})
             await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
+        with contextlib.suppress(Unavailable):
+            await store.announce(name, alive_s=0, info=info)
 
 
 async def reconcile(store: JobStore, app: Celery, *, scan_s: float) -> None:

@@ -8,7 +8,7 @@ for progress in trainer.train(JobSpec(optimizer="adam", learning_rate=0.001), da
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,7 +88,7 @@ class Finished:
 Progress = Started | Block | EpochEnd | Finished
 
 
-def train(spec: JobSpec, data: Dataset, *, block_s: float = BLOCK_S) -> Iterator[Progress]:
+def train(spec: JobSpec, data: Dataset, *, block_s: float = BLOCK_S) -> Generator[Progress, None, None]:
     """Train the lesson's network as `spec` says, yielding Started, then Blocks and EpochEnds, then Finished.
 
     The same spec gives the same losses to the last bit on one backend. Closing the generator ends the training. Raises
