@@ -192,7 +192,7 @@ def test_every_instruction_set_of_this_machine_passes_the_self_check(
     variant: library.Variant, compiler: str, tmp_path: Path
 ) -> None:
     path = library.build(tmp_path, variant, compiler=compiler)
-    assert selfcheck.failure(Kernel.of("fused", path, library.open_library(path))) is None
+    assert selfcheck.failure(Kernel("fused", path, library.open_library(path))) is None
 
 
 # ---- in Paddle's graph
@@ -256,6 +256,14 @@ def test_without_gradients_the_output_is_the_same(kernel: Kernel) -> None:
         out = kernel.conv_relu_pool(x, weight, bias)
     assert out.stop_gradient
     np.testing.assert_array_equal(out.numpy(), run(kernel.conv_relu_pool, inputs)[0])
+
+
+def test_a_slice_of_the_data_set_is_read_where_it_begins(kernel: Kernel) -> None:
+    inputs = batch(6, 3, 8, 8, 4)
+    x, weight, bias, _ = inputs.tensors()
+    with paddle.no_grad():
+        out = kernel.conv_relu_pool(x[2:5], weight, bias)
+    np.testing.assert_array_equal(out.numpy(), run(kernel.conv_relu_pool, inputs)[0][2:5])
 
 
 OPTIMIZERS: dict[str, Callable[[list[paddle.Tensor]], Any]] = {
@@ -447,6 +455,19 @@ def test_other_kernel_sizes_take_paddles_operators(kernel: Kernel, caplog: pytes
     assert "not a 5x5 convolution" in rejected(kernel, caplog, [x, weight[:, :, 1:4, 1:4].contiguous(), bias])
 
 
+def test_a_traced_network_takes_paddles_operators(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    inputs = batch(2, 3, 8, 8, 4)
+    x, weight, bias, _ = inputs.tensors()
+
+    def layer(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+        return kernel.conv_relu_pool(x, weight, bias)
+
+    with paddle.no_grad():
+        traced = paddle.jit.to_static(layer, full_graph=True)(x, weight, bias)
+    assert_close([traced.numpy()], reference(inputs)[:1])
+    assert "being traced" in caplog.text
+
+
 def said_by(loading: Callable[[], Kernel | None], caplog: pytest.LogCaptureFixture) -> str:
     """What the log says of a `load` that gives nothing; a second one says nothing more."""
     caplog.set_level(logging.INFO, "core.training.fused")
@@ -539,6 +560,12 @@ def test_a_ready_library_is_used_as_it_is(cache: Path, kernel: Kernel, tmp_path:
     assert loaded
     assert loaded.name == kernel.name
     assert loaded.library == ready
+
+
+def test_a_cached_library_is_used_after_the_compiler_is_gone(cache: Path, kernel: Kernel) -> None:
+    loaded = load(cache, compilers=())
+    assert loaded
+    assert loaded.library == kernel.library
 
 
 def test_a_ready_library_that_does_not_open_gives_way_to_the_compiler(kernel: Kernel, tmp_path: Path) -> None:

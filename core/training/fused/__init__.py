@@ -70,7 +70,7 @@ def _open_first(cache: Path, prebuilt: Path | None, compilers: tuple[str, ...], 
         for variant, path in candidates(cache, prebuilt=prebuilt, compilers=compilers, limit_s=limit_s):
             name = f"fused-{variant.name}" + ("" if openmp_runtime() else "-serial")
             try:
-                return Kernel.of(name, path, open_library(path))
+                return Kernel(name, path, open_library(path))
             except (OSError, AttributeError) as error:
                 reasons.append(f"{path.name} cannot be opened: {error}")
     except (Unavailable, OSError) as error:

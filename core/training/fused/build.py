@@ -1,7 +1,8 @@
 """Compile the kernel ahead of time: `python -m core.training.fused.build --out FOLDER`.
 
-For images and packages whose machines have no compiler. All variants of this architecture are built, so that the folder
-suits every CPU of it; `load(..., prebuilt=FOLDER)` picks the best one that a machine can run.
+For images whose machines have no compiler. Paddle must be installed: its OpenMP runtime is linked. All variants of this
+architecture are built, so that the folder suits every CPU of it; `load(..., prebuilt=FOLDER)` picks the best one that a
+machine can run.
 """
 
 import argparse

@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import paddle
@@ -23,22 +22,21 @@ def plain_conv_relu_pool(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.T
     return functional.max_pool2d(functional.relu(functional.conv2d(x, weight, bias, padding=2)), 2)
 
 
-@dataclass(frozen=True, eq=False)
 class Kernel:
-    """The compiled layer. Safe to use from several threads and after fork()."""
+    """The compiled layer. Safe to use from several threads and after fork().
 
-    name: str
-    """Such as `fused-avx512`. Equality to the last bit holds for one name (and number of threads)."""
-    library: Path
-    _entry: ctypes.CDLL
+    `name` is such as `fused-avx512` (`fused-neon-serial` without OpenMP): together with the number of threads and the
+    compiler it decides the last bits. `library` is the file, named for all it was built from.
+    """
 
-    @classmethod
-    def of(cls, name: str, library: Path, entry: ctypes.CDLL) -> "Kernel":
+    def __init__(self, name: str, library: Path, entry: ctypes.CDLL) -> None:
         """Raises AttributeError where the library is another one."""
         ints, pointer = [ctypes.c_int] * 5, ctypes.c_void_p
         entry.fused_forward.argtypes = [*ints, *[pointer] * 5]
         entry.fused_backward.argtypes = [*ints, *[pointer] * 7]
-        return cls(name, library, entry)
+        self.name = name
+        self.library = library
+        self._entry = entry
 
     def conv_relu_pool(self, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
         """`plain_conv_relu_pool`, several times faster. What the kernel cannot do goes to Paddle's operators, and one

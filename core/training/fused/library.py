@@ -142,7 +142,13 @@ def candidates(
     for variant in runnable if prebuilt else ():
         if prebuilt and (path := find(prebuilt, variant)):
             yield variant, path
-    best, compiler = runnable[0], find_compiler(compilers)
+    best = runnable[0]
+    try:
+        compiler = find_compiler(compilers)
+    except Unavailable:
+        if path := find(cache, best):
+            yield best, path
+        raise
     yield best, find(cache, best, compiler=compiler) or build(cache, best, compiler=compiler, limit_s=limit_s)
 
 
