@@ -297,15 +297,16 @@ def train(layer: Layer, optimizer: str, steps: int = 50) -> tuple[Array, list[Ar
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_fifty_steps_train_as_with_the_plain_operators(kernel: Kernel, optimizer: str) -> None:
-    """To 1e-3: steps differ by float32's rounding, 1e-6 of a gradient. The optimizers that divide by the size of past
-    gradients turn that into as much of their step even where a gradient is nearly zero, and 50 steps pass it on.
+    """To 1e-4: steps differ by float32's rounding, 1e-6 of a gradient. The optimizers that divide by the size of past
+    gradients turn that into as much of their step even where a gradient is nearly zero, and 50 steps pass it on; 4e-6
+    was seen.
     """
     losses, weights = train(kernel.conv_relu_pool, optimizer)
     expected_losses, expected_weights = train(plain_conv_relu_pool, optimizer)
     assert losses[-1] < 0.9 * losses[0]
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     for got, expected in zip(weights, expected_weights, strict=True):
-        assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+        assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 # ---- threads and processes
@@ -315,7 +316,7 @@ import hashlib, os, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 import numpy as np
-from tests.test_fused import batch, run
+from test_fused import batch, run
 from core.training.fused import load
 kernel = load(Path(sys.argv[1]))
 assert kernel, "no kernel"
@@ -327,7 +328,7 @@ def digest():
 
 def python(code: str, *arguments: object, threads: int = 2) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SCRIPT + code, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
