@@ -1,6 +1,6 @@
 # Descent: `make help` lists the targets. Everything is installed into .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format lock clean
+.PHONY: help install demo up test check check-native format lock clean
 
 # The first interpreter Paddle supports (3.11-3.13) that can make a virtual environment; PYTHON=... overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -17,7 +17,7 @@ endif
 EPOCHS ?= 1
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: PORT=8000 HOME_DIR=.descent EPOCHS=1 PYTHON=python3.12, and every DESCENT_ setting of the README"
 
 .venv/.made:
@@ -53,6 +53,14 @@ check: .venv/.tested ## format, lint and strict types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+# The C++ kernel by itself, for the widest vectors of this machine and the smaller ones. Needs nothing but a C++ compiler.
+VECTORS = "" "-march=native" $(if $(filter x86_64,$(shell uname -m)),"-march=native -mno-avx512f")
+SANITIZED = $(CXX) -std=c++17 -O1 -g -fopenmp -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all
+check-native: ## the fused kernel's own tests under the address and undefined-behaviour sanitizers
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && for vectors in $(VECTORS); do \
+		$(SANITIZED) $$vectors core/training/fused/source/fused.cc tests/native/fused_test.cc -o "$$work/fused_test" \
+		&& OMP_NUM_THREADS=2 "$$work/fused_test" || exit 1; done
 
 format: .venv/.tested ## format and mend the imports
 	@$(BIN)/ruff format .
