@@ -126,14 +126,15 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
         raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
     runtime.prepare(settings.threads_per_trainer)
     from client import demo as demonstration
-    from core.training import network, trainer
+    from core.training import fused, network, trainer
 
     console = Console(stderr=True)
     data = demonstration.fetch(settings, console)
+    kernel = fused.load(settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{spec.optimizer.name} {spec.learning_rate:g}", total=spec.total_steps)
-        for event in trainer.train(spec, data):
+        for event in trainer.train(spec, data, kernel=kernel):
             if isinstance(event, trainer.Block):
                 for point in event.points:
                     typer.echo(json.dumps({"step": point.step, "epoch": point.epoch, "loss": point.loss}))

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, le=256, description="CPU threads of one trainer; default the cores divided by the workers."
     )
+    kernel: Literal["fused", "plain"] = Field(
+        "fused", description="What trains on a CPU: our `fused` layer, or Paddle's `plain` operators."
+    )
+    kernels: AbsolutePath | None = Field(
+        None, description="A folder of kernels built ahead of time, for machines without a compiler."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     lease_s: float = Field(30, gt=0, description="A worker that is silent for so long has lost its job.")
     beat_s: float = Field(5, gt=0, description="How often a worker renews its lease and asks whether to stop.")

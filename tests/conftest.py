@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -18,6 +18,9 @@ from client.redis_server import RedisServer
 from core.jobs.store import JobStore
 from core.settings import Settings, available_cores
 from core.training import datasets, runtime
+
+if TYPE_CHECKING:
+    from core.training.fused import Kernel
 
 runtime.prepare(available_cores())  # before any test imports Paddle
 
@@ -45,6 +48,14 @@ def cache() -> Path:
 def mnist(cache: Path) -> datasets.Dataset:
     """The real MNIST, fetched when it is not there."""
     return datasets.load("mnist", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def kernel(cache: Path) -> "Kernel | None":
+    """What a worker of these tests trains with: DESCENT_KERNEL=plain runs all of them on Paddle's own operators."""
+    from core.training import fused
+
+    return fused.load(cache / "kernels", wanted=Settings().kernel == "fused")
 
 
 def part_of(data: datasets.Dataset, *, valid: int = 500) -> datasets.Dataset:
@@ -121,7 +132,8 @@ def is_alive(pid: int) -> bool:
 @contextmanager
 def serving(home: Path, cache: Path, **settings: str) -> Iterator[Server]:
     """A server on `home`, ready; stopped afterwards whatever happened."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("DESCENT_")}
+    kept = ("DESCENT_KERNEL", "DESCENT_KERNELS")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DESCENT_") or name in kept}
     env |= {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0"}
     env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(

@@ -12,6 +12,7 @@ from core.errors import DeviceUnavailable, Diverged
 from core.spec import OPTIMIZERS, JobSpec
 from core.training import network, trainer
 from core.training.datasets import Dataset, Split, scaled
+from core.training.fused import Kernel
 from core.training.optimizers import new_optimizer
 from core.training.trainer import Block, EpochEnd, Finished, LossPoint, Started, train
 from tests.conftest import part_of
@@ -21,9 +22,9 @@ def spec(**fields: object) -> JobSpec:
     return JobSpec.model_validate({"optimizer": "sgd", "learning_rate": 0.01, "log_every": 1, **fields})
 
 
-def first_points(job: JobSpec, data: Dataset, count: int) -> list[LossPoint]:
+def first_points(job: JobSpec, data: Dataset, kernel: Kernel | None, count: int) -> list[LossPoint]:
     """The first loss points of a run, which is then closed."""
-    run = train(job, data, block_s=0)
+    run = train(job, data, kernel=kernel, block_s=0)
     blocks = (progress for progress in run if isinstance(progress, Block))
     points = list(itertools.islice(itertools.chain.from_iterable(block.points for block in blocks), count))
     run.close()
@@ -35,8 +36,8 @@ def test_the_network_has_the_lessons_parameters() -> None:
     assert sum(parameter.size for parameter in parameters) == 20_350
 
 
-def test_the_untrained_loss_is_near_that_of_guessing(mnist: Dataset) -> None:
-    (point,) = first_points(spec(), mnist, 1)
+def test_the_untrained_loss_is_near_that_of_guessing(mnist: Dataset, kernel: Kernel | None) -> None:
+    (point,) = first_points(spec(), mnist, kernel, 1)
     assert (point.step, point.epoch, point.batch) == (0, 0, 0)
     assert abs(point.loss - math.log(10)) < 0.7
 
@@ -64,9 +65,9 @@ def lesson_losses(job: JobSpec, data: Dataset, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_losses_are_those_of_the_lessons_loop(optimizer: str, mnist: Dataset) -> None:
+def test_losses_are_those_of_the_lessons_loop(optimizer: str, mnist: Dataset, kernel: Kernel | None) -> None:
     job = spec(optimizer=optimizer, learning_rate=0.001, batch_size=50)
-    ours = [point.loss for point in first_points(job, mnist, 8)]
+    ours = [point.loss for point in first_points(job, mnist, kernel, 8)]
     assert ours == pytest.approx(lesson_losses(job, mnist, 8), rel=2e-4)
 
 
@@ -79,27 +80,29 @@ def test_losses_are_those_of_the_lessons_loop(optimizer: str, mnist: Dataset) ->
         {"name": "adam", "beta1": 0.5, "beta2": 0.9, "amsgrad": True},
     ],
 )
-def test_an_optimizers_own_parameters_reach_paddle(optimizer: dict[str, object], mnist: Dataset) -> None:
+def test_an_optimizers_own_parameters_reach_paddle(
+    optimizer: dict[str, object], mnist: Dataset, kernel: Kernel | None
+) -> None:
     job = spec(optimizer=optimizer, learning_rate=0.01, batch_size=20)
     plain = spec(optimizer=optimizer["name"], learning_rate=0.01, batch_size=20)
-    changed, usual = first_points(job, mnist, 5), first_points(plain, mnist, 5)
+    changed, usual = first_points(job, mnist, kernel, 5), first_points(plain, mnist, kernel, 5)
     assert changed[0].loss == usual[0].loss
     assert changed[-1].loss != usual[-1].loss
 
 
-def test_weight_decay_changes_the_losses(mnist: Dataset) -> None:
-    with_decay = first_points(spec(weight_decay=0.1, batch_size=20), mnist, 5)
-    without = first_points(spec(batch_size=20), mnist, 5)
+def test_weight_decay_changes_the_losses(mnist: Dataset, kernel: Kernel | None) -> None:
+    with_decay = first_points(spec(weight_decay=0.1, batch_size=20), mnist, kernel, 5)
+    without = first_points(spec(batch_size=20), mnist, kernel, 5)
     assert with_decay[0].loss == without[0].loss
     assert with_decay[-1].loss != without[-1].loss
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_same_spec_gives_the_same_bits(optimizer: str, mnist: Dataset) -> None:
+def test_the_same_spec_gives_the_same_bits(optimizer: str, mnist: Dataset, kernel: Kernel | None) -> None:
     job = spec(optimizer=optimizer, batch_size=50)
-    once, again = (first_points(job, mnist, 6) for _ in range(2))
+    once, again = (first_points(job, mnist, kernel, 6) for _ in range(2))
     assert [point.loss for point in once] == [point.loss for point in again]
-    assert [p.loss for p in first_points(spec(optimizer=optimizer, batch_size=50, seed=1), mnist, 6)] != [
+    assert [p.loss for p in first_points(spec(optimizer=optimizer, batch_size=50, seed=1), mnist, kernel, 6)] != [
         point.loss for point in once
     ]
 
@@ -110,10 +113,10 @@ def test_an_epoch_takes_every_image_once_in_a_new_order() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_a_run_tells_all_of_its_story(mnist: Dataset) -> None:
+def test_a_run_tells_all_of_its_story(mnist: Dataset, kernel: Kernel | None) -> None:
     """Two epochs of five steps: the last batch is a smaller one."""
     job = spec(optimizer="adam", learning_rate=0.001, batch_size=12_345, epochs=2, log_every=2)
-    story = list(train(job, part_of(mnist)))
+    story = list(train(job, part_of(mnist), kernel=kernel))
     assert isinstance(story[0], Started)
     points = [point for progress in story if isinstance(progress, Block) for point in progress.points]
     assert [(point.step, point.epoch, point.batch) for point in points] == [
@@ -135,18 +138,18 @@ def test_a_run_tells_all_of_its_story(mnist: Dataset) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "tail"), [(24_999, 2), (49_999, 1)])
-def test_a_tiny_last_batch_is_trained_too(batch_size: int, tail: int, mnist: Dataset) -> None:
+def test_a_tiny_last_batch_is_trained_too(batch_size: int, tail: int, mnist: Dataset, kernel: Kernel | None) -> None:
     job = spec(batch_size=batch_size, epochs=1)
-    story = list(train(job, part_of(mnist)))
+    story = list(train(job, part_of(mnist), kernel=kernel))
     points = [point for progress in story if isinstance(progress, Block) for point in progress.points]
     assert len(points) == job.total_steps == 50_000 // batch_size + 1
     assert 50_000 % batch_size == tail
 
 
-def test_a_rate_that_blows_up_ends_with_its_curve(mnist: Dataset) -> None:
+def test_a_rate_that_blows_up_ends_with_its_curve(mnist: Dataset, kernel: Kernel | None) -> None:
     points: list[LossPoint] = []
     with pytest.raises(Diverged) as caught:
-        for progress in train(spec(learning_rate=1000.0, batch_size=20, log_every=7), part_of(mnist)):
+        for progress in train(spec(learning_rate=1000.0, batch_size=20, log_every=7), part_of(mnist), kernel=kernel):
             if isinstance(progress, Block):
                 points += progress.points
     assert caught.value.code == "diverged"
@@ -155,25 +158,25 @@ def test_a_rate_that_blows_up_ends_with_its_curve(mnist: Dataset) -> None:
     assert caught.value.step < 500
 
 
-def test_on_divergence_continue_goes_on(mnist: Dataset) -> None:
+def test_on_divergence_continue_goes_on(mnist: Dataset, kernel: Kernel | None) -> None:
     job = spec(learning_rate=1000.0, batch_size=20, on_divergence="continue")
-    assert len(first_points(job, part_of(mnist), 120)) == 120
+    assert len(first_points(job, part_of(mnist), kernel, 120)) == 120
 
 
-def test_a_high_loss_at_the_start_is_no_divergence(mnist: Dataset) -> None:
+def test_a_high_loss_at_the_start_is_no_divergence(mnist: Dataset, kernel: Kernel | None) -> None:
     """A few bad steps are usual with a large rate, and many runs recover."""
-    points = first_points(spec(learning_rate=1.0, batch_size=20), mnist, 80)
+    points = first_points(spec(learning_rate=1.0, batch_size=20), mnist, kernel, 80)
     assert max(point.loss for point in points) > 3 * math.log(10)
     assert len(points) == 80
 
 
-def test_a_device_that_is_not_there_is_a_clear_error(mnist: Dataset) -> None:
+def test_a_device_that_is_not_there_is_a_clear_error(mnist: Dataset, kernel: Kernel | None) -> None:
     with pytest.raises(DeviceUnavailable, match="gpu:15"):
-        next(train(spec(device="gpu:15"), mnist))
+        next(train(spec(device="gpu:15"), mnist, kernel=kernel))
 
 
-def test_auto_takes_the_cpu_where_there_is_no_gpu(mnist: Dataset) -> None:
-    started = next(train(spec(), mnist))
+def test_auto_takes_the_cpu_where_there_is_no_gpu(mnist: Dataset, kernel: Kernel | None) -> None:
+    started = next(train(spec(), mnist, kernel=kernel))
     assert isinstance(started, Started)
     if not paddle.is_compiled_with_cuda():
         assert started.device == "cpu"

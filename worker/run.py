@@ -88,6 +88,8 @@ class Supervisor:
             device=settings.device,
             threads=settings.threads_per_trainer,
             folder=str(artifacts.attempt_dir(settings.jobs_dir, self._claim.job_id, self._claim.token)),
+            kernel=settings.kernel,
+            kernels=str(settings.kernels) if settings.kernels else None,
             cache=str(settings.cache_dir),
             datasets=str(settings.datasets) if settings.datasets else None,
             log_level=settings.log_level,

@@ -31,6 +31,8 @@ class Assignment:
     device: str  # where `auto` trains
     threads: int
     folder: str
+    kernel: str  # fused or plain
+    kernels: str | None
     cache: str
     datasets: str | None
     log_level: str
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def _train(assignment: Assignment, out: IO[str]) -> None:
-    from core.training import datasets, trainer
+    from core.training import datasets, fused, trainer
 
     spec = JobSpec.model_validate(assignment.spec)
     if spec.device == "auto":
@@ -68,7 +70,12 @@ def _train(assignment: Assignment, out: IO[str]) -> None:
     trainer.select_device(spec.device)  # a missing device is reported before a data set is fetched
     folder = Path(assignment.datasets) if assignment.datasets else None
     data = datasets.load(spec.dataset, cache=Path(assignment.cache), folder=folder)
-    for progress in trainer.train(spec, data):
+    kernel = fused.load(
+        Path(assignment.cache) / "kernels",
+        wanted=assignment.kernel == "fused",
+        prebuilt=Path(assignment.kernels) if assignment.kernels else None,
+    )
+    for progress in trainer.train(spec, data, kernel=kernel):
         match progress:
             case trainer.Started():
                 _send(out, type="started", backend=dataclasses.asdict(progress))
