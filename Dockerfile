@@ -18,7 +18,10 @@ RUN pip install --require-hashes --only-binary :all: -r requirements.lock
 COPY . ./
 RUN pip install --no-deps --no-build-isolation .
 
-# A stage that compiles goes here (FROM builder, a compiler, its output copied below): what it installs stays behind in it.
+# --- kernels: the fused layer, ahead of time, for every kind of CPU; the compiler stays behind in this stage ---------------
+FROM builder AS kernels
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ libgomp1
+RUN python -m core.training.fused.build --out /opt/kernels
 
 # --- the image -----------------------------------------------------------------------------------------------------------
 FROM ${BASE}
@@ -38,12 +41,14 @@ RUN groupadd --gid 10001 descent \
 
 # Owned by root: the server can run its code and cannot change it. pip stays: data sets are fetched with it.
 COPY --from=builder /opt/descent /opt/descent
+COPY --from=kernels /opt/kernels /opt/kernels
 
 ENV PATH=/opt/descent/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \
     HOME=/data \
+    DESCENT_KERNELS=/opt/kernels \
     DESCENT_HOME=/data \
     DESCENT_HOST=0.0.0.0 \
     DESCENT_PORT=8000

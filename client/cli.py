@@ -52,7 +52,7 @@ def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")]
     """The lesson's job from end to end over HTTP, on a private server."""
     from client import demo as demonstration
 
-    demonstration.run(_settings(), epochs=epochs, console=Console(highlight=False))
+    demonstration.run(_settings(), epochs=epochs, console=Console(highlight=False, soft_wrap=True))
 
 
 @app.command()

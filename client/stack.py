@@ -124,8 +124,11 @@ class Stack:
 
 @contextmanager
 def running(settings: Settings, say: Say) -> Iterator[Stack]:
-    """A stack for the length of a block. SIGTERM and SIGHUP leave the block as Ctrl-C does, so that all is stopped."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """A stack for the length of a block. Ctrl-C, SIGTERM and SIGHUP all leave the block by KeyboardInterrupt.
+
+    SIGINT is set too: a shell starts what runs in the background with it ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     stack = Stack(settings)
     stack.start(say)

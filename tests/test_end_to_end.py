@@ -181,6 +181,16 @@ def test_a_running_job_is_cancelled_and_the_next_one_runs(client: Client, server
     assert client.loss(job_id)["count"] == count
 
 
+def test_the_trainer_of_a_job_was_waiting_before_there_was_a_job(client: Client, server: Server) -> None:
+    waiting = eventually(lambda: _trainers(server), what="the standby")
+    job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)["id"]
+    eventually(lambda: client.job(job_id)["latest"], what="the first loss")
+    assert _trainers(server) == waiting
+    client.cancel(job_id)
+    eventually(lambda: client.job(job_id)["terminal"], what="the cancel")
+    eventually(lambda: _trainers(server) - waiting, what="the next standby")
+
+
 def _trainers(server: Server) -> set[int]:
     """Trainer processes of a server."""
     return {pid for pid in descendants(server.process.pid) if "worker.trainer_process" in _command(pid)}

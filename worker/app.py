@@ -1,5 +1,10 @@
-"""The worker: a Celery application with one task. `descent worker` runs it; it trains one job at a time."""
+"""The worker: a Celery application with one task. `descent worker` runs it; it trains one job at a time.
 
+Celery only says that there is a job. The work is done by one event loop in a thread of its own, which supervises the trainer,
+keeps a standby ready and reconciles.
+"""
+
+import asyncio
 import os
 import threading
 from typing import Any
@@ -8,43 +13,87 @@ from celery import Celery, signals
 
 from core.errors import StackError
 from core.jobs import broker
+from core.jobs.store import JobStore
 from core.settings import Settings, configure_logging, read_settings
 from worker.reconcile import keep_reconciling
 from worker.run import record_failure, run_job
+from worker.standby import Standby
+
+_LIMIT_S = 10
 
 
-def make_app(settings: Settings, stopping: threading.Event) -> Celery:
-    """The application with its task. `stopping` is set when the worker is told to leave."""
+class Engine:
+    """The event loop of a worker, in its thread. `stopping` tells jobs to come to an end; the loop itself ends after them."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._settings, self._app = settings, app
+        self.stopping = threading.Event()
+        self._is_up, self._may_end = threading.Event(), threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), daemon=True)
+
+    def start(self) -> None:
+        """Start the loop; returns when it can take jobs."""
+        self._thread.start()
+        if not self._is_up.wait(_LIMIT_S):
+            raise StackError("the worker's event loop did not start")
+
+    def leave(self) -> None:
+        """End the loop, when the jobs have ended."""
+        self.stopping.set()
+        self._may_end.set()
+        self._thread.join(_LIMIT_S)
+
+    def run(self, job_id: str) -> None:
+        """Train a job, from any thread, and wait for it."""
+        asyncio.run_coroutine_threadsafe(self._run(job_id), self._loop).result()
+
+    async def _live(self) -> None:
+        self._standby = Standby(self._settings)
+        try:
+            await self._standby.refill()
+            async with JobStore.connect(self._settings.store_url) as self._store:
+                self._is_up.set()
+                await keep_reconciling(self._store, self._settings, self._app, self.stopping)
+                await asyncio.to_thread(self._may_end.wait)
+        finally:
+            await self._standby.close()
+
+    async def _run(self, job_id: str) -> None:
+        try:
+            await run_job(job_id, self._store, self._settings, self._standby, self.stopping)
+        except Exception as error:  # the one place: whatever it is, the worker serves the next job
+            record_failure(job_id, error)
+        finally:
+            if not self.stopping.is_set():
+                await self._standby.refill()
+
+
+def make_app(settings: Settings) -> tuple[Celery, Engine]:
+    """The application with its task, and what does its work."""
     app = broker.make_celery(settings.store_url)
+    engine = Engine(settings, app)
 
     @app.task(name=broker.TASK)
     def train(job_id: str) -> None:
-        try:
-            run_job(job_id, settings, stopping)
-        except Exception as error:  # the one place: whatever it is, the worker serves the next job
-            record_failure(job_id, error)
+        engine.run(job_id)
 
-    return app
+    return app, engine
 
 
 def main() -> None:
     """Run a worker in the foreground until SIGTERM or SIGINT; it then gives its job back and leaves."""
     settings = read_settings()
     configure_logging(settings.log_level)
-    stopping = threading.Event()
-    app = make_app(settings, stopping)
-    reconciler = threading.Thread(target=keep_reconciling, args=(settings, app, stopping), daemon=True)
-
-    @signals.worker_ready.connect(weak=False)
-    def begin(**_: Any) -> None:
-        reconciler.start()
+    app, engine = make_app(settings)
 
     @signals.worker_shutting_down.connect(weak=False)
     def leave(**_: Any) -> None:
-        stopping.set()
+        engine.stopping.set()
 
+    engine.start()
     worker = app.Worker(
-        pool="threads",  # the work is done in processes of the tasks' own
+        pool="threads",
         concurrency=1,
         hostname=f"descent-{os.getpid()}@%h",
         loglevel=settings.log_level.upper(),
@@ -54,9 +103,7 @@ def main() -> None:
         quiet=True,
     )
     worker.start()
-    stopping.set()
-    if reconciler.is_alive():
-        reconciler.join(timeout=5)
+    engine.leave()
     if worker.exitcode:
         raise StackError(f"the worker ended with {worker.exitcode}")
 

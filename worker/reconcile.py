@@ -22,27 +22,22 @@ from core.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def keep_reconciling(settings: Settings, app: Celery, stopping: threading.Event) -> None:
-    """Reconcile and announce until `stopping`. Runs in a thread of its own."""
-    asyncio.run(_keep(settings, app, stopping))
-
-
-async def _keep(settings: Settings, app: Celery, stopping: threading.Event) -> None:
+async def keep_reconciling(store: JobStore, settings: Settings, app: Celery, stopping: threading.Event) -> None:
+    """Reconcile and announce until `stopping`."""
     name = f"{socket.gethostname()}:{os.getpid()}"
     info = {"device": settings.device, "threads": settings.threads_per_trainer}
     scan_at = 0.0
-    async with JobStore.connect(settings.store_url) as store:
-        while not stopping.is_set():
-            try:
-                await store.announce(name, alive_s=3 * settings.beat_s, info=info)
-                if time.monotonic() >= scan_at:
-                    scan_at = time.monotonic() + settings.scan_s
-                    await reconcile(store, app, scan_s=settings.scan_s)
-            except Unavailable as error:
-                log.warning("cannot reconcile", extra={"reason": str(error)})
-            await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
-        with contextlib.suppress(Unavailable):
-            await store.announce(name, alive_s=0, info=info)
+    while not stopping.is_set():
+        try:
+            await store.announce(name, alive_s=3 * settings.beat_s, info=info)
+            if time.monotonic() >= scan_at:
+                scan_at = time.monotonic() + settings.scan_s
+                await reconcile(store, app, scan_s=settings.scan_s)
+        except Unavailable as error:
+            log.warning("cannot reconcile", extra={"reason": str(error)})
+        await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
+    with contextlib.suppress(Unavailable):
+        await store.announce(name, alive_s=0, info=info)
 
 
 async def reconcile(store: JobStore, app: Celery, *, scan_s: float) -> None:

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -23,31 +22,28 @@ from core.jobs import artifacts
 from core.jobs.job import WORKER_LOST, JobError, Status
 from core.jobs.store import Claim, JobStore
 from core.settings import Settings
+from worker.standby import Standby
 from worker.trainer_process import Assignment
 
 _PULSE_S = 0.2  # how often points are written and requests to stop are looked at
-_LINE_LIMIT = 16 << 20
 
 log = logging.getLogger(__name__)
 
 
-def run_job(job_id: str, settings: Settings, stopping: threading.Event) -> None:
+async def run_job(
+    job_id: str, store: JobStore, settings: Settings, standby: Standby, stopping: threading.Event
+) -> None:
     """Train one job to its end, or give it back when `stopping` is set. Does nothing when it is not queued any more."""
-    asyncio.run(_run(job_id, settings, stopping))
-
-
-async def _run(job_id: str, settings: Settings, stopping: threading.Event) -> None:
+    if stopping.is_set():
+        return  # the job stays queued
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    async with JobStore.connect(settings.store_url) as store:
-        if stopping.is_set():
-            return  # the job stays queued
-        claim = await store.claim(job_id, worker=name, lease_s=settings.lease_s)
-        if claim is None:
-            log.info("nothing to do", extra={"job_id": job_id})
-            return
-        log.info("job claimed", extra={"job_id": job_id, "attempt": claim.attempt, "worker": name})
-        ended = await Supervisor(claim, store, settings, stopping).run()
-        log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
+    claim = await store.claim(job_id, worker=name, lease_s=settings.lease_s)
+    if claim is None:
+        log.info("nothing to do", extra={"job_id": job_id})
+        return
+    log.info("job claimed", extra={"job_id": job_id, "attempt": claim.attempt, "worker": name})
+    ended = await Supervisor(claim, store, settings, stopping).run(await standby.take())
+    log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
 
 
 class Supervisor:
@@ -63,12 +59,8 @@ class Supervisor:
         self._steps_done, self._images_per_s = 0, 0.0
         self._news = asyncio.Event()
 
-    async def run(self) -> str:
-        """Supervise to the end. Returns the status the job has then, or `lost`."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.trainer_process",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_LIMIT,
-        )  # fmt: skip
+    async def run(self, process: asyncio.subprocess.Process) -> str:
+        """Have a waiting trainer do the job and supervise it to the end. Returns the status the job then has, or `lost`."""
         pulse = asyncio.create_task(self._pulse(process))
         try:
             await self._assign(process)
@@ -81,19 +73,8 @@ class Supervisor:
         return await self._conclude()
 
     async def _assign(self, process: asyncio.subprocess.Process) -> None:
-        settings = self._settings
-        assignment = Assignment(
-            job_id=self._claim.job_id,
-            spec=self._claim.spec.model_dump(),
-            device=settings.device,
-            threads=settings.threads_per_trainer,
-            folder=str(artifacts.attempt_dir(settings.jobs_dir, self._claim.job_id, self._claim.token)),
-            kernel=settings.kernel,
-            kernels=str(settings.kernels) if settings.kernels else None,
-            cache=str(settings.cache_dir),
-            datasets=str(settings.datasets) if settings.datasets else None,
-            log_level=settings.log_level,
-        )
+        folder = artifacts.attempt_dir(self._settings.jobs_dir, self._claim.job_id, self._claim.token)
+        assignment = Assignment(job_id=self._claim.job_id, spec=self._claim.spec.model_dump(), folder=str(folder))
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):  # it died at once: the end of its output says so
             process.stdin.write(json.dumps(dataclasses.asdict(assignment)).encode() + b"\n")

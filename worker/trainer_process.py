@@ -1,11 +1,14 @@
-"""The trainer as a process of its own: `python -m worker.trainer_process`, one job, JSON lines in and out.
+"""The trainer as a process of its own: `python -m worker.trainer_process SETUP`, one job, JSON lines in and out.
 
-A crash, a leak or a CUDA context stays in here. The supervisor (`worker.run`) writes one line, the assignment, to stdin and
-then keeps stdin open: when it ends, the supervisor is gone and so is this process. Each line written to stdout is one
-message: `{"type": "started" | "block" | "epoch" | "done" | "failed", ...}`.
+A crash, a leak or a CUDA context stays in here. It gets ready first (imports Paddle, loads the data set) and then waits: the
+supervisor (`worker.run`) writes one line, the assignment, to stdin and keeps stdin open; when it ends, the supervisor is gone
+and so is this process. Each line written to stdout is one message: `{"type": "started" | "block" | "epoch" | "done" |
+"failed", ...}`.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -13,68 +16,113 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from core.errors import TrainingError
 from core.jobs import artifacts
-from core.settings import configure_logging
-from core.spec import JobSpec
+from core.settings import Settings, configure_logging
+from core.spec import TRAIN_IMAGES, JobSpec
 from core.training import runtime
+
+if TYPE_CHECKING:
+    from core.training.datasets import Dataset
+    from core.training.fused import Kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What the supervisor asks for. `folder` is where the weights go; a missing data set is fetched into `cache`."""
+class Setup:
+    """What is the same for all trainers of a worker. A data set that is missing is fetched into `cache`."""
 
-    job_id: str
-    spec: dict[str, Any]
     device: str  # where `auto` trains
     threads: int
-    folder: str
     kernel: str  # fused or plain
     kernels: str | None
     cache: str
     datasets: str | None
     log_level: str
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Setup":
+        return cls(
+            device=settings.device,
+            threads=settings.threads_per_trainer,
+            kernel=settings.kernel,
+            kernels=str(settings.kernels) if settings.kernels else None,
+            cache=str(settings.cache_dir),
+            datasets=str(settings.datasets) if settings.datasets else None,
+            log_level=settings.log_level,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One job: its spec, and the folder its weights go to."""
+
+    job_id: str
+    spec: dict[str, Any]
+    folder: str
+
 
 def main() -> None:
     die_with_parent()
     out = _private_stdout()
-    line = sys.stdin.readline()
-    if not line:
-        return
-    assignment = Assignment(**json.loads(line))
-    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
-    configure_logging(assignment.log_level)
-    runtime.prepare(assignment.threads)
+    setup = Setup(**json.loads(sys.argv[1]))
+    configure_logging(setup.log_level)
+    runtime.prepare(setup.threads)
     import paddle
 
     paddle.disable_signal_handler()  # Paddle replaces SIGTERM's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    kernel = _get_ready(setup)
+    line = sys.stdin.readline()
+    if line:
+        threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+        _work(setup, Assignment(**json.loads(line)), kernel, out)
+    os._exit(0)  # all is said and written; the interpreter's own way out would wait for the thread that reads
+
+
+def _get_ready(setup: Setup) -> "Kernel | None":
+    """Whatever the first step would otherwise wait for: the kernel, the data set (if it is here), a first step."""
+    from core.training import datasets, fused, trainer
+
+    prebuilt = Path(setup.kernels) if setup.kernels else None
+    kernel = fused.load(Path(setup.cache) / "kernels", wanted=setup.kernel == "fused", prebuilt=prebuilt)
+    for name in TRAIN_IMAGES:
+        if datasets.is_here(name, cache=Path(setup.cache), folder=_folder(setup)):
+            with contextlib.suppress(TrainingError):  # the job that needs it will say what is wrong
+                _load(name, setup)
+    trainer.warm_up(kernel)
+    return kernel
+
+
+def _work(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
     try:
-        _train(assignment, out)
+        _train(setup, assignment, kernel, out)
     except TrainingError as error:
         _send(out, type="failed", code=error.code, message=str(error), step=error.step)
     except MemoryError:
         _send(out, type="failed", code="out_of_memory", message="the trainer ran out of memory", step=None)
-    os._exit(0)  # all is said and written; the interpreter's own way out would wait for the thread that reads
 
 
-def _train(assignment: Assignment, out: IO[str]) -> None:
-    from core.training import datasets, fused, trainer
+def _folder(setup: Setup) -> Path | None:
+    return Path(setup.datasets) if setup.datasets else None
+
+
+@functools.cache
+def _load(name: str, setup: Setup) -> "Dataset":
+    from core.training import datasets
+
+    return datasets.load(name, cache=Path(setup.cache), folder=_folder(setup))
+
+
+def _train(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
+    from core.training import trainer
 
     spec = JobSpec.model_validate(assignment.spec)
     if spec.device == "auto":
-        spec = spec.model_copy(update={"device": assignment.device})
+        spec = spec.model_copy(update={"device": setup.device})
     trainer.select_device(spec.device)  # a missing device is reported before a data set is fetched
-    folder = Path(assignment.datasets) if assignment.datasets else None
-    data = datasets.load(spec.dataset, cache=Path(assignment.cache), folder=folder)
-    kernel = fused.load(
-        Path(assignment.cache) / "kernels",
-        wanted=assignment.kernel == "fused",
-        prebuilt=Path(assignment.kernels) if assignment.kernels else None,
-    )
+    data = _load(spec.dataset, setup)
     for progress in trainer.train(spec, data, kernel=kernel):
         match progress:
             case trainer.Started():
