@@ -21,6 +21,7 @@ from bench import measure  # noqa: E402
 from core.errors import Diverged  # noqa: E402
 from core.spec import OPTIMIZERS, JobSpec  # noqa: E402
 from core.training import datasets, fused, trainer  # noqa: E402
+from core.training.progress import Block, EpochEnd, Finished  # noqa: E402
 
 RATES = (0.1, 0.01, 0.001)
 PLOT = measure.ROOT / "docs" / "images" / "optimizers.png"
@@ -59,11 +60,11 @@ def one(spec: JobSpec, data: datasets.Dataset, kernel: fused.Kernel | None) -> d
     outcome: dict[str, Any] = {"curve": curve, "accuracy": None, "loss": None, "seconds": None}
     try:
         for progress in trainer.train(spec, data, kernel=kernel):
-            if isinstance(progress, trainer.Block):
+            if isinstance(progress, Block):
                 curve += [(point.step, point.loss) for point in progress.points]
-            elif isinstance(progress, trainer.EpochEnd):
+            elif isinstance(progress, EpochEnd):
                 outcome["loss"] = progress.train_loss
-            elif isinstance(progress, trainer.Finished):
+            elif isinstance(progress, Finished):
                 outcome |= {"accuracy": progress.test_accuracy, "seconds": progress.seconds}
     except Diverged as error:
         outcome["diverged_at"] = error.step

@@ -12,6 +12,7 @@ import venv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,13 @@ def heading(title: str) -> str:
 
 
 def hardware() -> str:
-    import paddle
-
+    """Paddle is not imported for this: it would set OMP_NUM_THREADS=1 for all that are started from here."""
     model = next(
         (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     python = platform.python_version()
-    return f"{os.cpu_count()} cores {model}, {memory:.0f} GB · Python {python}, paddlepaddle {paddle.__version__}"
+    return f"{os.cpu_count()} cores {model}, {memory:.0f} GB · Python {python}, paddlepaddle {version('paddlepaddle')}"
 
 
 def _cpuinfo() -> list[str]:

@@ -127,6 +127,7 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
     runtime.prepare(settings.threads_per_trainer)
     from client import demo as demonstration
     from core.training import fused, network, trainer
+    from core.training.progress import Block, EpochEnd, Finished
 
     console = Console(stderr=True)
     data = demonstration.fetch(settings, console)
@@ -135,15 +136,15 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{spec.optimizer.name} {spec.learning_rate:g}", total=spec.total_steps)
         for event in trainer.train(spec, data, kernel=kernel):
-            if isinstance(event, trainer.Block):
+            if isinstance(event, Block):
                 for point in event.points:
                     typer.echo(json.dumps({"step": point.step, "epoch": point.epoch, "loss": point.loss}))
                 progress.update(task, completed=event.steps_done)
-            elif isinstance(event, trainer.EpochEnd):
+            elif isinstance(event, EpochEnd):
                 console.print(
                     f"epoch {event.epoch}: validation accuracy {event.valid_accuracy:.2%}, {event.seconds:.1f} s"
                 )
-            elif isinstance(event, trainer.Finished):
+            elif isinstance(event, Finished):
                 out.write_bytes(network.to_pdparams(event.weights))
                 console.print(f"test accuracy {event.test_accuracy:.2%}, weights in {out}")
 

@@ -84,7 +84,9 @@ class Settings(BaseSettings):
 
     @property
     def threads_per_trainer(self) -> int:
-        return self.threads or max(1, available_cores() // self.workers)
+        """Ours if it is set, else what `OMP_NUM_THREADS` says to all programs, else this worker's share of the cores."""
+        usual = os.environ.get("OMP_NUM_THREADS", "")
+        return self.threads or (int(usual) if usual.isdecimal() else 0) or max(1, available_cores() // self.workers)
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -119,6 +119,10 @@ class JobSpec(_Strict):
     log_every: int = Field(10, ge=1, le=10_000, description="Steps from one stored loss point to the next.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty, Paddle's `weight_decay`.")
     device: str = Field("auto", pattern=DEVICE_PATTERN, description="`auto`, `cpu`, `gpu` or `gpu:N`.")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="`bf16` is automatic mixed precision, on a GPU only."
+    )
+    to_static: bool = Field(False, description="Compile the network with Paddle's `to_static`, on a GPU only.")
     on_divergence: Literal["stop", "continue"] = Field("stop", description="Whether a run that blows up is ended.")
     max_runtime_s: int = Field(3600, ge=1, le=7 * 24 * 3600)
     name: str | None = Field(None, max_length=200)
@@ -131,11 +135,18 @@ class JobSpec(_Strict):
         images = TRAIN_IMAGES[self.dataset]
         if self.batch_size > images:
             raise PydanticCustomError("batch_size", f"batch_size is at most {images}, the images of {self.dataset}")
+        if self.device == "cpu" and self.wants_gpu:
+            raise PydanticCustomError("device", "bf16 and to_static need a GPU, and device says cpu")
         if self.points > MAX_POINTS:
             raise PydanticCustomError(
                 "points", f"this job would store more than {MAX_POINTS} loss points: raise log_every"
             )
         return self
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it asks for something that only a GPU does."""
+        return self.precision != "float32" or self.to_static
 
     @property
     def steps_per_epoch(self) -> int:
@@ -155,8 +166,11 @@ class JobSpec(_Strict):
     def is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.total_steps - 1
 
-    @property
-    def hash(self) -> str:
-        """Equal for specs that ask for the same training: name and tags do not count."""
-        canonical = json.dumps(self.model_dump(exclude={"name", "tags"}), sort_keys=True, separators=(",", ":"))
+    def hash(self, backend: dict[str, Any] | None = None) -> str:
+        """Equal for specs that ask for the same training; name and tags do not count.
+
+        With the `backend` that trains it, equal hashes mean equal results, to the last bit.
+        """
+        named = {"spec": self.model_dump(exclude={"name", "tags"}), "backend": backend}
+        canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()

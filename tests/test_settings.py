@@ -30,9 +30,13 @@ def test_the_socket_of_a_long_home_is_short_and_its_own(tmp_path: Path) -> None:
     assert one.socket == Settings(home=deep / "one").socket
 
 
-def test_cores_are_shared_among_the_workers() -> None:
+def test_cores_are_shared_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Settings(workers=1).threads_per_trainer == available_cores()
     assert Settings(workers=64).threads_per_trainer == 1
+    assert Settings(threads=3).threads_per_trainer == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert Settings(workers=64).threads_per_trainer == 7
     assert Settings(threads=3).threads_per_trainer == 3
 
 

@@ -51,6 +51,9 @@ def test_an_unknown_optimizer_gets_a_hint() -> None:
         {"device": "gpu:99"},
         {"device": "tpu"},
         {"device": "cpu\n"},
+        {"device": "cpu", "precision": "bf16"},
+        {"device": "cpu", "to_static": True},
+        {"precision": "float16"},
         {"dataset": "../../etc/passwd"},
         {"optimizer": {"name": "adam", "momentum": 0.9}},
         {"optimizer": {"name": "momentum", "momentum": 1.0}},
@@ -81,6 +84,12 @@ def test_points_are_every_nth_step_and_the_last(log_every: int, epochs: int, poi
 
 
 def test_the_hash_names_the_training_not_its_label() -> None:
-    assert spec(name="a", tags={"k": "v"}).hash == spec().hash
-    assert spec(seed=1).hash != spec().hash
-    assert spec(optimizer={"name": "adam"}).hash == spec(optimizer="Adam").hash
+    assert spec(name="a", tags={"k": "v"}).hash() == spec().hash()
+    assert spec(seed=1).hash() != spec().hash()
+    assert spec(optimizer={"name": "adam"}).hash() == spec(optimizer="Adam").hash()
+
+
+def test_the_hash_of_a_training_names_its_backend() -> None:
+    one, other = ({"device": "cpu", "kernel": "fused-avx512", "threads": threads} for threads in (1, 2))
+    assert len({spec().hash(), spec().hash(one), spec().hash(other)}) == 3
+    assert spec().hash(one) == spec().hash(dict(reversed(one.items())))

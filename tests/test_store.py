@@ -79,6 +79,21 @@ def test_points_come_back_in_order_and_none_twice(with_store: WithStore[Any]) ->
     with_store(use)
 
 
+def test_the_hash_names_the_backend_once_there_is_one(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        claim = await claimed(store, job)
+        backend = {"device": "cpu", "kernel": "plain", "threads": 2}
+        await store.append(claim, [point(0)], steps_done=1, images_per_s=1, backend=backend)
+        begun = await store.get(job.id)
+        assert job.spec_hash == SPEC.hash()
+        assert begun.spec_hash == SPEC.hash(backend)
+        assert begun.backend is not None
+        assert begun.backend.model_dump() == backend
+
+    with_store(use)
+
+
 def test_a_long_batch_of_points_is_stored_whole(with_store: WithStore[Any]) -> None:
     async def use(store: JobStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))

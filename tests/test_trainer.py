@@ -14,7 +14,8 @@ from core.training import network, trainer
 from core.training.datasets import Dataset, Split, scaled
 from core.training.fused import Kernel
 from core.training.optimizers import new_optimizer
-from core.training.trainer import Block, EpochEnd, Finished, LossPoint, Started, train
+from core.training.progress import Block, EpochEnd, Finished, LossPoint, Started
+from core.training.trainer import train
 from tests.conftest import part_of
 
 
@@ -173,6 +174,17 @@ def test_a_high_loss_at_the_start_is_no_divergence(mnist: Dataset, kernel: Kerne
 def test_a_device_that_is_not_there_is_a_clear_error(mnist: Dataset, kernel: Kernel | None) -> None:
     with pytest.raises(DeviceUnavailable, match="gpu:15"):
         next(train(spec(device="gpu:15"), mnist, kernel=kernel))
+
+
+@pytest.mark.parametrize("wish", [{"precision": "bf16"}, {"to_static": True}])
+def test_what_only_a_gpu_does_is_refused_on_a_cpu(
+    wish: dict[str, object], mnist: Dataset, kernel: Kernel | None
+) -> None:
+    if paddle.is_compiled_with_cuda():
+        assert first_points(spec(**wish), mnist, kernel, 2)
+        return
+    with pytest.raises(DeviceUnavailable, match="need a GPU"):
+        next(train(spec(**wish), mnist, kernel=kernel))
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(mnist: Dataset, kernel: Kernel | None) -> None:

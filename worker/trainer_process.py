@@ -117,6 +117,7 @@ def _load(name: str, setup: Setup) -> "Dataset":
 
 def _train(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
     from core.training import trainer
+    from core.training.progress import Block, EpochEnd, Finished, Started
 
     spec = JobSpec.model_validate(assignment.spec)
     if spec.device == "auto":
@@ -125,9 +126,9 @@ def _train(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: I
     data = _load(spec.dataset, setup)
     for progress in trainer.train(spec, data, kernel=kernel):
         match progress:
-            case trainer.Started():
+            case Started():
                 _send(out, type="started", backend=dataclasses.asdict(progress))
-            case trainer.Block():
+            case Block():
                 _send(
                     out,
                     type="block",
@@ -135,9 +136,9 @@ def _train(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: I
                     steps_done=progress.steps_done,
                     images_per_s=progress.images_per_s,
                 )
-            case trainer.EpochEnd():
+            case EpochEnd():
                 _send(out, type="epoch", metrics=_finite(dataclasses.asdict(progress)))
-            case trainer.Finished():
+            case Finished():
                 files = _publish(Path(assignment.folder), progress.weights)
                 result = dataclasses.asdict(progress)
                 del result["weights"]

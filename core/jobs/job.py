@@ -95,7 +95,7 @@ class JobSummary(_Frozen):
     finished_at: datetime | None
     updated_at: datetime
     spec: JobSpec
-    spec_hash: str
+    spec_hash: str = Field(description="Names the training: the spec and, once it has begun, the backend.")
     attempt: int = Field(description="How often training was begun; at most 3.")
     progress: Progress
     latest: Latest | None

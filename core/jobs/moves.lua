@@ -77,9 +77,10 @@ function moves.beat(id, token, lease_ms)
   return status_of(id) == 'cancelling' and 'cancel' or 'go_on'
 end
 
--- append id token steps_done images_per_s backend [step point]...: add loss points, in order, each step once; a step that
--- an earlier attempt stored already is skipped. backend is '' or JSON. -> go_on | cancel | lost
-function moves.append(id, token, steps_done, images_per_s, backend, ...)
+-- append id token steps_done images_per_s backend spec_hash [step point]...: add loss points, in order, each step once; a
+-- step that an earlier attempt stored already is skipped. backend and the hash that names it are '' or as they are from now
+-- on. -> go_on | cancel | lost
+function moves.append(id, token, steps_done, images_per_s, backend, spec_hash, ...)
   if not is_held(id, token) then return 'lost' end
   local last = tonumber(redis.call('HGET', key(id), 'last_step'))
   local items = {...}
@@ -91,7 +92,7 @@ function moves.append(id, token, steps_done, images_per_s, backend, ...)
   end
   redis.call('HSET', key(id), 'last_step', last, 'steps_done', steps_done, 'images_per_s', images_per_s,
     'updated_ms', now)
-  if backend ~= '' then redis.call('HSET', key(id), 'backend', backend) end
+  if backend ~= '' then redis.call('HSET', key(id), 'backend', backend, 'spec_hash', spec_hash) end
   return status_of(id) == 'cancelling' and 'cancel' or 'go_on'
 end
 

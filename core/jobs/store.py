@@ -111,7 +111,7 @@ class JobStore:
     async def submit(self, spec: JobSpec) -> Job:
         """Store a new queued job. Once this returns, the job will run, whatever becomes of its message."""
         job_id = new_job_id()
-        await self._move("submit", job_id, spec.model_dump_json(), spec.hash, spec.total_steps, spec.optimizer.name)
+        await self._move("submit", job_id, spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name)
         return await self._get(job_id)
 
     @_reaching_redis
@@ -266,12 +266,12 @@ class JobStore:
         backend: dict[str, Any] | None = None,
     ) -> str:
         """Add loss points in the order of their steps; those already there are left alone. Returns as `beat` does."""
-        described = to_json(backend) if backend else ""
+        described = (to_json(backend), claim.spec.hash(backend)) if backend else ("", "")
         answer = "go_on"
         for start in range(0, len(points) or 1, _APPEND_CHUNK):
             chunk = points[start : start + _APPEND_CHUNK]
             items = [item for point in chunk for item in (point["step"], to_json(point))]
-            head = (claim.job_id, claim.token, steps_done, images_per_s, described)
+            head = (claim.job_id, claim.token, steps_done, images_per_s, *described)
             answer = await self._move("append", *head, *items)
         return answer
 

@@ -14,15 +14,16 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def prepare(threads: int) -> None:
     """Set up this process as a trainer with `threads` CPU threads. Call before the first `import paddle`.
 
-    A variable that is set already is left alone, so each of these can be overridden. Raises RuntimeError when Paddle has
-    been imported already.
+    The other variables are left alone where they are set already, so each can be overridden. Raises RuntimeError when
+    Paddle has been imported already.
     """
     if "paddle" in sys.modules:
         raise RuntimeError("prepare() must come before the first import of paddle")
     warnings.filterwarnings(
         "ignore", message="No ccache found"
     )  # of Paddle's own extension builder, which we never use
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # unset means one thread
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # unset means one thread
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # on a GPU, float32 is float32
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # Paddle's MKL is slow on AMD otherwise
     if platform.libc_ver()[0] == "glibc":
