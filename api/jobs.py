@@ -127,13 +127,16 @@ async def get(job_id: JobId, request: Request) -> JobAnswer:
 @router.post(
     "/{job_id}/cancel",
     status_code=202,
-    responses={200: {"model": JobAnswer, "description": "It had ended already."}, **documented(404, 503)},
+    responses={
+        200: {"model": JobAnswer, "description": "Already so."},
+        **documented(404, 503),
+    },
     summary="Cancel a job",
 )
 async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnswer:
     """At once when it is queued, within seconds when it runs; a job that has ended is returned as it is."""
-    job = await state_of(request).store.cancel(_known(job_id))
-    if job.terminal:
+    job, changed = await state_of(request).store.cancel(_known(job_id))
+    if not changed:
         response.status_code = 200
     return _answer(job)
 
@@ -144,7 +147,10 @@ async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnsw
     summary="The loss history, live and afterwards",
 )
 async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Request) -> Response:
-    """In order, each step once. Poll with `after` set to the last answer's `next` until `terminal` is true."""
+    """In order, each step once.
+
+    Poll with `after` set to the last answer's `next`, until `terminal` is true and `has_more` is false.
+    """
     history = await state_of(request).store.loss(_known(job_id), **query.model_dump())
     return Response(_history_json(job_id, history), media_type="application/json")
 

@@ -73,7 +73,7 @@ async def _check(state: State, check: Callable[[State], Awaitable[str]]) -> Chec
 
 
 async def _redis(state: State) -> str:
-    return f"{len(await state.store.queued())} jobs queued"
+    return f"{await state.store.count_queued()} jobs queued"
 
 
 async def _worker(state: State) -> str:

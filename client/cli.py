@@ -122,8 +122,9 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
 
     try:
         spec = JobSpec.model_validate(fields)
-    except ValidationError as error:
-        raise typer.BadParameter("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
+    except ValidationError as refused:
+        reasons = [f"{e['loc'][0] if e['loc'] else 'spec'}: {e['msg']}" for e in refused.errors()]
+        raise typer.BadParameter("; ".join(reasons)) from None
     runtime.prepare(settings.threads_per_trainer)
     from client import demo as demonstration
     from core.training import fused, network, trainer

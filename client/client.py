@@ -22,8 +22,9 @@ class ApiError(Exception):
 class Client:
     """Talks to one server. Use it in a `with` block."""
 
-    def __init__(self, url: str, *, timeout_s: float = 30) -> None:
-        self._http = httpx2.Client(base_url=url, timeout=timeout_s)
+    def __init__(self, url: str, *, timeout_s: float = 30, trust_env: bool = True) -> None:
+        """`trust_env`: whether a proxy named in the environment is used."""
+        self._http = httpx2.Client(base_url=url, timeout=timeout_s, trust_env=trust_env)
 
     def __enter__(self) -> Self:
         return self

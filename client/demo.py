@@ -37,7 +37,11 @@ def run(settings: Settings, *, epochs: int, console: Console) -> None:
     data = fetch(settings, console)
     out = settings.home / "demo"
     out.mkdir(parents=True, exist_ok=True)
-    with _private(settings) as private, stack.running(private, console.out) as server, Client(server.url) as client:
+    with (
+        _private(settings) as private,
+        stack.running(private, console.out) as server,
+        Client(server.url, trust_env=False) as client,
+    ):
         seen = _watch(client, epochs, console)
         job = _succeeded(seen)
         model = out / "mnist.pdparams"

@@ -35,7 +35,7 @@ class Child:
                 env={**os.environ, **(env or {})},
                 pass_fds=tuple(keep_fds),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # ours is the only thread when children are started
+                preexec_fn=_die_with_parent if _libc is not None else None,
             )
 
     @property
@@ -62,5 +62,6 @@ class Child:
 
 
 def _die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """SIGTERM, unlike a trainer's SIGKILL: a worker then gives its job back, and the database writes its last."""
+    assert _libc is not None
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -46,20 +46,21 @@ class RedisServer:
         child = Child("redis", self._command(), log_file=self._settings.logs_dir / "redis.log", keep_fds=(self._lock,))
         try:
             self._await_answer(child)
-        except StackError:
+        except BaseException:  # Ctrl-C while it loads its log is one of them
             child.stop(5)
             raise
         return child
 
     def release(self) -> None:
-        """Give the home free, after the process has ended."""
+        """Give the home free, after the process has ended. Does nothing where the home was never ours."""
+        if self._lock is None:
+            return
         self._settings.socket.unlink(missing_ok=True)
         if self._settings.socket.parent != self._settings.home / "redis":
             with contextlib.suppress(OSError):
                 self._settings.socket.parent.rmdir()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        os.close(self._lock)
+        self._lock = None
 
     def _command(self) -> list[str]:
         settings = self._settings

@@ -47,7 +47,7 @@ class Stack:
         try:
             if self._server:
                 self._children["redis"] = self._server.start()
-            say(f"  redis    {settings.redis_url or settings.socket}")
+            say(f"  redis    {_without_password(settings.redis_url) if settings.redis_url else settings.socket}")
             for name in self._names():
                 self._children[name] = self._spawn(name)
             self._await_ready()
@@ -64,9 +64,10 @@ class Stack:
     def _spawn(self, name: str) -> Child:
         """A service as a child. It gets our settings as variables, so that both see the same."""
         kind = name.partition("-")[0]
-        values = self.settings.model_dump(mode="json", exclude_none=True)
-        env = {f"DESCENT_{field.upper()}": str(value) for field, value in values.items()}
-        command = [sys.executable, "-m", f"{kind}.app"]
+        values = self.settings.model_dump(mode="json")
+        # An empty variable is an unset one: what the user's shell says must not come back where we say nothing.
+        env = {f"DESCENT_{field.upper()}": "" if value is None else str(value) for field, value in values.items()}
+        command = [sys.executable, "-P", "-m", f"{kind}.app"]  # -P: never a module of the working folder
         return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=env)
 
     def _await_ready(self) -> None:
@@ -77,7 +78,7 @@ class Stack:
                 if child.exit_code is not None:
                     raise StackError(f"{child.name} ended at once: see {self.settings.logs_dir / child.name}.log")
             try:
-                answer = httpx2.get(f"{self.url}/readyz", timeout=5)
+                answer = httpx2.get(f"{self.url}/readyz", timeout=5, trust_env=False)  # not through a proxy
                 if answer.status_code == 200:
                     return
                 why = answer.text
@@ -126,10 +127,12 @@ class Stack:
 def running(settings: Settings, say: Say) -> Iterator[Stack]:
     """A stack for the length of a block. Ctrl-C, SIGTERM and SIGHUP all leave the block by KeyboardInterrupt.
 
-    SIGINT is set too: a shell starts what runs in the background with it ignored.
+    SIGINT is set too, because a shell starts what runs in the background with it ignored; an ignored SIGHUP is nohup's
+    wish and stays so.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     stack = Stack(settings)
     stack.start(say)
     try:
@@ -151,6 +154,11 @@ def serve(settings: Settings, say: Say) -> None:
         finally:
             say("\nStopping.")
     say("Stopped.")
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def free_port(host: str) -> int:

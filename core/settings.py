@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import StackError
@@ -56,6 +56,12 @@ class Settings(BaseSettings):
     scan_s: float = Field(10, gt=0, description="How often lost jobs and lost messages are looked for.")
     stop_s: float = Field(30, gt=0, description="How long a trainer may take to stop before it is killed.")
 
+    @model_validator(mode="after")
+    def _beats_fit_into_a_lease(self) -> "Settings":
+        if self.lease_s < 3 * self.beat_s:
+            raise ValueError("DESCENT_LEASE_S must be at least three times DESCENT_BEAT_S")
+        return self
+
     @property
     def cache_dir(self) -> Path:
         return self.cache or self.home / "cache"
@@ -94,7 +100,10 @@ def read_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        lines = [f"DESCENT_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        places = [
+            (f"DESCENT_{str(e['loc'][0]).upper()}: " if e["loc"] else "", e) for e in error.errors(include_input=False)
+        ]
+        lines = [f"{place}{e['msg'].removeprefix('Value error, ')}" for place, e in places]
         raise StackError("; ".join(lines)) from None
 
 

@@ -130,14 +130,17 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def serving(home: Path, cache: Path, **settings: str) -> Iterator[Server]:
-    """A server on `home`, ready; stopped afterwards whatever happened."""
+def serving(
+    home: Path, cache: Path, *, path: str | None = None, folder: str | Path = ROOT, **settings: str
+) -> Iterator[Server]:
+    """A server on `home`, ready; stopped afterwards whatever happened. `path` is the PATH it sees, `folder` where it runs."""
     kept = ("DESCENT_KERNEL", "DESCENT_KERNELS")
     env = {name: value for name, value in os.environ.items() if not name.startswith("DESCENT_") or name in kept}
     env |= {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0"}
     env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}
+    env |= {"PATH": path} if path else {}
     process = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "up"], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-m", "client.cli", "up"], env=env, cwd=folder, stdout=subprocess.PIPE, text=True
     )
     family: set[int] = set()
     try:

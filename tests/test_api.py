@@ -1,16 +1,23 @@
 """The API over real HTTP, on a running server: what it refuses, and how."""
 
+import base64
 import contextlib
 import gzip
+import io
 import json
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
 
-from tests.conftest import Server
+from api.app import create_app
+from core.settings import Settings
+from tests.conftest import Server, eventually
 
 GOOD = {"optimizer": "adam", "learning_rate": 0.001}
 JSON = {"Content-Type": "application/json"}
@@ -218,6 +225,46 @@ def test_the_model_of_a_job_without_one_is_not_ready(http: httpx2.Client, queued
 
 def test_a_model_in_an_unknown_format_is_refused(http: httpx2.Client, trained_job: str) -> None:
     is_problem(http.get(f"/jobs/{trained_job}/model", params={"format": "pickle"}), 422)
+
+
+def test_a_new_job_says_where_it_is_and_cancel_says_whether_it_did_anything(http: httpx2.Client) -> None:
+    answer = http.post("/jobs", json={**GOOD, "epochs": 1000, "log_every": 100})
+    assert answer.status_code == 202
+    assert answer.headers["location"] == answer.json()["links"]["self"] == f"/jobs/{answer.json()['id']}"
+    assert answer.headers["retry-after"] == "1"
+    cancel = answer.json()["links"]["cancel"]
+    assert http.post(cancel).status_code == 202
+    assert http.post(cancel).status_code == 200
+    eventually(lambda: http.get(answer.headers["location"]).json()["terminal"], what="the cancel")
+    assert http.post(cancel).status_code == 200
+
+
+def test_a_picture_is_predicted(http: httpx2.Client, trained_job: str) -> None:
+    stroke = np.full((300, 200), 255, np.uint8)
+    stroke[40:260, 90:115] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(stroke).save(buffer, "PNG")
+    body = {"model": trained_job, "image": base64.b64encode(buffer.getvalue()).decode()}
+    assert http.post("/predict", json=body).json()["predictions"][0]["digit"] == 1
+
+
+def test_damaged_weights_are_never_used(http: httpx2.Client, server: Server, trained_job: str) -> None:
+    job_id = http.post("/jobs", json={**GOOD, "epochs": 1, "batch_size": 5000}).json()["id"]
+    eventually(lambda: http.get(f"/jobs/{job_id}").json()["terminal"], within_s=120, what="the job")
+    for file in (server.home / "jobs" / job_id).rglob("model.*"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    is_problem(http.get(f"/jobs/{job_id}/model"), 500, "artifact-corrupt")
+    is_problem(http.post("/predict", json={"model": job_id, "image": [0.0] * 784}), 500, "artifact-corrupt")
+
+
+def test_without_redis_a_job_is_refused_for_now_and_not_lost_later() -> None:
+    with TestClient(create_app(Settings(redis_url="unix:///nowhere/redis.sock"))) as http:
+        answer = http.post("/jobs", json=GOOD)
+        assert (answer.status_code, answer.headers["retry-after"], answer.json()["code"]) == (503, "5", "unavailable")
+        assert http.get("/readyz").status_code == 503
+        assert http.get("/healthz").status_code == 200
 
 
 def test_health_is_told(http: httpx2.Client) -> None:

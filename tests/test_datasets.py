@@ -94,6 +94,21 @@ def test_a_flipped_byte_in_the_users_folder_is_an_error(idx: Path, tmp_path: Pat
         nowhere(tmp_path / "none", folder=tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08 not gzip", gzip.compress(b"[1, 2]"), gzip.compress(b"{")])
+def test_a_damaged_lessons_file_is_an_error_that_says_so(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mnist.json.gz").write_bytes(content)
+    with pytest.raises(DatasetUnavailable, match=r"mnist\.json\.gz"):
+        nowhere(tmp_path / "none", folder=tmp_path)
+
+
+@pytest.mark.parametrize("keep", [10, 1000, -1])
+def test_a_cut_gzip_file_is_an_error_that_says_so(keep: int, idx: Path, tmp_path: Path) -> None:
+    for file in MNIST:
+        (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress((idx / file.name).read_bytes(), 1)[:keep])
+    with pytest.raises(DatasetUnavailable, match=str(tmp_path)):
+        nowhere(tmp_path / "none", folder=tmp_path)
+
+
 @pytest.fixture
 def mirror(idx: Path, tmp_path: Path) -> Iterator[str]:
     """A real HTTP server with the gzipped IDX files."""

@@ -4,7 +4,10 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from paddle import Tensor
 
 from client.client import ApiError, Client
 from core.training.datasets import Dataset
-from tests.conftest import Server, descendants, eventually, is_alive, serving
+from core.training.fused.library import COMPILERS
+from tests.conftest import ROOT, Server, descendants, eventually, is_alive, serving
 
 
 class MNIST(paddle.nn.Layer):
@@ -307,6 +311,35 @@ def test_a_time_limit_ends_a_job(frail_client: Client) -> None:
     job_id = frail_client.submit(**LONG_JOB, max_runtime_s=2)["id"]
     eventually(lambda: frail_client.job(job_id)["terminal"], within_s=60, what="the limit")
     assert frail_client.job(job_id)["error"]["code"] == "max_runtime"
+
+
+def first_losses(server: Server, count: int) -> tuple[str, list[float]]:
+    """The kernel that a server trains with, and the first losses of a job, which is then cancelled."""
+    with Client(server.url) as client:
+        job_id = client.submit(optimizer="adam", learning_rate=0.001, batch_size=50, log_every=1)["id"]
+        eventually(lambda: client.loss(job_id)["count"] >= count, within_s=60, what="the first losses")
+        client.cancel(job_id)
+        return client.job(job_id)["backend"]["kernel"], [p["loss"] for p in client.loss(job_id)["points"][:count]]
+
+
+def test_with_and_without_the_kernel_and_without_a_compiler(tmp_path: Path, cache: Path) -> None:
+    """Switched off, ready in a folder on a machine that has no compiler, and neither: the same losses, to rounding."""
+    bare_cache = tmp_path / "cache"
+    bare_cache.mkdir()
+    (bare_cache / "mnist").symlink_to(cache / "mnist")
+    with serving(tmp_path / "plain", bare_cache, kernel="plain") as server:
+        name, plain = first_losses(server, 5)
+        assert name == "paddle"
+    with serving(tmp_path / "neither", bare_cache, kernel="fused", path="/nowhere") as server:
+        assert first_losses(server, 5) == ("paddle", plain)
+    if not any(shutil.which(compiler) for compiler in COMPILERS):
+        return  # nothing can be built ahead of time here
+    kernels = tmp_path / "kernels"
+    subprocess.run([sys.executable, "-m", "core.training.fused.build", "--out", str(kernels)], check=True, cwd=ROOT)
+    with serving(tmp_path / "fused", bare_cache, kernel="fused", kernels=str(kernels), path="/nowhere") as server:
+        name, fused = first_losses(server, 5)
+        assert name.startswith("fused-")
+        assert fused == pytest.approx(plain, rel=1e-4)
 
 
 def test_a_stopped_server_gives_its_job_back_and_goes_on_with_it(tmp_path: Path, cache: Path) -> None:

@@ -1,5 +1,7 @@
 import base64
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -106,3 +108,16 @@ def test_an_empty_picture_is_refused() -> None:
 def test_a_picture_bomb_is_not_unpacked() -> None:
     with pytest.raises(InvalidRequest, match="pixels"):
         prepare(picture(np.zeros((6000, 6000))), pointer="/image")
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    small = base64.b64decode(picture(np.zeros((8, 8))))
+    bomb = small[:12] + b"IHDR" + header + checksum + small[33:]  # a small picture that claims to be a huge one
+    with pytest.raises(InvalidRequest, match="pixels"):
+        prepare(base64.b64encode(bomb).decode(), pointer="/image")
+
+
+def test_two_dots_far_apart_are_no_digit() -> None:
+    dots = np.full((1000, 1000), 255)
+    dots[0, 0] = dots[999, 999] = 0
+    with pytest.raises(InvalidRequest, match="empty"):
+        prepare(picture(dots), pointer="/image")

@@ -17,6 +17,11 @@ def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         read_settings()
 
 
+def test_a_lease_too_short_for_its_beats_is_refused() -> None:
+    with pytest.raises(StackError, match="DESCENT_LEASE_S must be"):
+        read_settings(lease_s=3)
+
+
 def test_the_home_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_settings().home == tmp_path / ".descent"

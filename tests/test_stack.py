@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import httpx2
+import pytest
+import redis
 
 from client.client import Client
+from client.stack import Stack
 from core.settings import Settings
 from tests.conftest import ROOT, eventually, is_alive, serving
 
@@ -37,6 +40,49 @@ def test_a_second_server_on_a_home_is_refused(tmp_path: Path, cache: Path) -> No
         assert f"process {running.process.pid}" in refused.stderr
         assert "HOME_DIR" in refused.stderr
         assert httpx2.get(f"{running.url}/readyz").status_code == 200
+        with redis.Redis(unix_socket_path=str(Settings(home=tmp_path).socket)) as fresh:
+            assert fresh.ping()  # the refused one has not taken the first one's socket away
+
+
+def test_a_stack_of_its_own_ignores_the_redis_of_the_shell(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DESCENT_REDIS_URL", "redis://127.0.0.1:9/0")
+    settings = Settings(home=tmp_path, cache=cache, port=0).model_copy(update={"redis_url": None})
+    stack = Stack(settings)
+    try:
+        stack.start(lambda _: None)
+        assert httpx2.get(f"{stack.url}/readyz").status_code == 200
+    finally:
+        stack.stop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+
+def test_a_proxy_is_not_asked_for_our_own_address(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(tmp_path, cache) as running:
+        assert httpx2.get(f"{running.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_the_working_folders_modules_are_not_run(tmp_path: Path, cache: Path) -> None:
+    foreign = tmp_path / "project"
+    for package in ("api", "worker"):
+        (foreign / package).mkdir(parents=True)
+        (foreign / package / "__init__.py").write_text("raise SystemExit('foreign code')")
+    with serving(tmp_path / "home", cache, folder=foreign) as running, Client(running.url) as client:
+        job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+        eventually(lambda: client.job(job_id)["terminal"], what="the job")
+        assert client.job(job_id)["error"]["code"] == "device_unavailable"
+
+
+def test_several_workers_train_several_jobs(tmp_path: Path, cache: Path) -> None:
+    long_job = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
+    with serving(tmp_path, cache, workers="2") as running, Client(running.url) as client:
+        jobs = [client.submit(**long_job)["id"] for _ in range(3)]
+        eventually(lambda: [client.job(j)["status"] for j in jobs] == ["running", "running", "queued"], what="two jobs")
+        client.cancel(jobs[0])
+        eventually(lambda: client.job(jobs[2])["status"] == "running", what="the third job")
 
 
 def test_a_taken_port_is_refused_with_a_hint(tmp_path: Path, cache: Path) -> None:

@@ -173,19 +173,20 @@ def test_a_job_given_back_uses_no_attempt_but_a_new_token(with_store: WithStore[
 def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
     async def use(store: JobStore) -> None:
         queued = await store.submit(SPEC)
-        assert (await store.cancel(queued.id)).status is Status.CANCELLED
+        cancelled, changed = await store.cancel(queued.id)
+        assert (cancelled.status, changed) == (Status.CANCELLED, True)
         assert await store.claim(queued.id, worker="w", lease_s=30) is None
 
         claim = await claimed(store, await store.submit(SPEC))
-        assert (await store.cancel(claim.job_id)).status is Status.CANCELLING
-        assert (await store.cancel(claim.job_id)).status is Status.CANCELLING
+        statuses = [await store.cancel(claim.job_id) for _ in range(2)]
+        assert [(job.status, changed) for job, changed in statuses] == [("cancelling", True), ("cancelling", False)]
         assert await append(store, claim, 0) == "cancel"
         assert await store.beat(claim, lease_s=30) == "cancel"
         assert await store.finish(claim, Status.SUCCEEDED, files=FILES) == "cancelled"
         ended = await store.get(claim.job_id)
         assert (ended.status, ended.model.ready) == (Status.CANCELLED, False)
         assert [t.status for t in ended.transitions] == ["queued", "running", "cancelling", "cancelled"]
-        assert (await store.cancel(claim.job_id)) == ended
+        assert await store.cancel(claim.job_id) == (ended, False)
         assert await append(store, claim, 10) == "lost"
 
         for give_up in (store.release, lambda claim: store.retry(claim.job_id, claim, WORKER_LOST)):

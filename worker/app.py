@@ -5,6 +5,7 @@ keeps a standby ready and reconciles.
 """
 
 import asyncio
+import logging
 import os
 import threading
 from typing import Any
@@ -21,6 +22,8 @@ from worker.standby import Standby
 
 _LIMIT_S = 10
 
+log = logging.getLogger(__name__)
+
 
 class Engine:
     """The event loop of a worker, in its thread. `stopping` tells jobs to come to an end; the loop itself ends after them."""
@@ -30,7 +33,7 @@ class Engine:
         self.stopping = threading.Event()
         self._is_up, self._may_end = threading.Event(), threading.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._live(),), daemon=True)
+        self._thread = threading.Thread(target=self._keep_alive, daemon=True)
 
     def start(self) -> None:
         """Start the loop; returns when it can take jobs."""
@@ -47,6 +50,14 @@ class Engine:
     def run(self, job_id: str) -> None:
         """Train a job, from any thread, and wait for it."""
         asyncio.run_coroutine_threadsafe(self._run(job_id), self._loop).result()
+
+    def _keep_alive(self) -> None:
+        """Run the loop. A worker without one would take jobs and never do them, so it ends with it; `up` starts it again."""
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException:
+            log.critical("the worker's event loop ended", exc_info=True)
+            os._exit(1)
 
     async def _live(self) -> None:
         self._standby = Standby(self._settings)

@@ -25,6 +25,7 @@ from core.settings import Settings
 from worker.standby import Standby
 from worker.trainer_process import Assignment
 
+_LAST_WORDS_S = 5.0  # how long a trainer may take to leave once it has said how it went
 _PULSE_S = 0.2  # how often points are written and requests to stop are looked at
 
 log = logging.getLogger(__name__)
@@ -61,15 +62,17 @@ class Supervisor:
 
     async def run(self, process: asyncio.subprocess.Process) -> str:
         """Have a waiting trainer do the job and supervise it to the end. Returns the status the job then has, or `lost`."""
-        pulse = asyncio.create_task(self._pulse(process))
+        listening, pulse = asyncio.create_task(self._listen(process)), asyncio.create_task(self._pulse(process))
         try:
             await self._assign(process)
-            await self._listen(process)
+            done, _ = await asyncio.wait({listening, pulse}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises what went wrong in it
         finally:
-            pulse.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pulse
             await self._end_process(process)
+            pulse.cancel()
+            await asyncio.wait({listening, pulse}, timeout=_LAST_WORDS_S)  # what it wrote before its end
+            listening.cancel()
         return await self._conclude()
 
     async def _assign(self, process: asyncio.subprocess.Process) -> None:
@@ -105,7 +108,8 @@ class Supervisor:
         beat_at, lease_end = time.monotonic() + settings.beat_s, time.monotonic() + settings.lease_s
         while self._verdict is None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _PULSE_S)
+                async with asyncio.timeout(_PULSE_S):  # wait_for would swallow a cancel on Python 3.11
+                    await self._news.wait()
             answer = None
             try:
                 if self._news.is_set():
@@ -159,10 +163,14 @@ class Supervisor:
         """Whatever happened, no trainer is left behind. One that has said its last word gets a moment to leave."""
         if self._final:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 5)
+                await asyncio.wait_for(process.wait(), _LAST_WORDS_S)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await process.wait()
+        except TimeoutError:  # something it started holds its pipes
+            log.error("the trainer was killed and its pipes stay open", extra={"job_id": self._claim.job_id})
 
     async def _conclude(self) -> str:
         """Write the last points and then the end, trying for as long as the lease could last."""

@@ -43,6 +43,6 @@ class Standby:
 
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.trainer_process", self._setup,
+            sys.executable, "-P", "-m", "worker.trainer_process", self._setup,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_LIMIT,
         )  # fmt: skip

@@ -64,7 +64,8 @@ class Assignment:
 
 
 def main() -> None:
-    die_with_parent()
+    runtime.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker, which then gives the job back
     out = _private_stdout()
     setup = Setup(**json.loads(sys.argv[1]))
     configure_logging(setup.log_level)
@@ -91,7 +92,9 @@ def _get_ready(setup: Setup) -> "Kernel | None":
         if datasets.is_here(name, cache=Path(setup.cache), folder=_folder(setup)):
             with contextlib.suppress(TrainingError):  # the job that needs it will say what is wrong
                 _load(name, setup)
-    trainer.warm_up(kernel)
+    with contextlib.suppress(TrainingError):
+        place = trainer.select_device(setup.device)
+        trainer.warm_up(kernel if place == "cpu" else None)
     return kernel
 
 
@@ -100,6 +103,10 @@ def _work(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO
         _train(setup, assignment, kernel, out)
     except TrainingError as error:
         _send(out, type="failed", code=error.code, message=str(error), step=error.step)
+    except BrokenPipeError:
+        return  # the supervisor is gone; nobody listens
+    except OSError as error:  # a full disk, a folder that cannot be written
+        _send(out, type="failed", code="internal", message=f"the trainer's files: {error.strerror or error}", step=None)
     except MemoryError:
         _send(out, type="failed", code="out_of_memory", message="the trainer ran out of memory", step=None)
 
@@ -182,18 +189,6 @@ def _exit_at_end_of_input() -> None:
     while os.read(0, 4096):
         pass
     os._exit(1)
-
-
-def die_with_parent() -> None:
-    """Linux: have the kernel kill this process when its parent dies, however that happens."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / name)
-    for changed in (folder, folder.parent):
+    for changed in (folder, folder.parent, folder.parent.parent):
         _fsync_folder(changed)
     path = f"{folder.parent.name}/{folder.name}/{name}"
     return {"path": path, "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}

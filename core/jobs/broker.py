@@ -63,14 +63,19 @@ def enqueue(app: Celery, job_id: str) -> None:
 
 def waiting_ids(app: Celery) -> set[str]:
     """Ids of the jobs whose message lies in the queue now. Raises Unavailable."""
-    try:
-        with app.connection_for_read(connect_timeout=2) as connection:
+    with app.connection_for_read(connect_timeout=2) as connection:
+        lost: tuple[type[Exception], ...] = (*connection.connection_errors, *connection.channel_errors)
+        try:
             messages: list[bytes] = connection.default_channel.client.lrange(QUEUE, 0, -1)
-    except (OperationalError, OSError) as error:
-        raise Unavailable(f"queue: {type(error).__name__}") from error
-    return {_task_id(message) for message in messages}
+        except (OperationalError, OSError, *lost) as error:
+            raise Unavailable(f"queue: {type(error).__name__}") from error
+    return {job_id for job_id in map(_task_id, messages) if job_id}
 
 
-def _task_id(message: bytes) -> str:
-    headers: dict[str, Any] = json.loads(message)["headers"]
-    return str(headers["id"])
+def _task_id(message: bytes) -> str | None:
+    """None for what is no message of ours: Celery will throw it away."""
+    try:
+        headers: dict[str, Any] = json.loads(message)["headers"]
+        return str(headers["id"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -154,7 +154,7 @@ function moves.retry(id, token, max_attempts, error_json)
   return status_of(id)
 end
 
--- cancel id: queued -> cancelled at once, running -> cancelling; any other state stays. -> the status | ''
+-- cancel id: queued -> cancelled at once, running -> cancelling; any other state stays. -> the status before | ''
 function moves.cancel(id)
   local status = status_of(id)
   if status == 'queued' then
@@ -162,7 +162,7 @@ function moves.cancel(id)
   elseif status == 'running' then
     enter(id, 'cancelling')
   end
-  return status_of(id) or ''
+  return status or ''
 end
 
 -- ring id min_age_ms: may the doorbell of this queued job be rung (again)? Marks it rung. -> 1 | 0

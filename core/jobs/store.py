@@ -94,7 +94,6 @@ class JobStore:
             socket_timeout=3,
             socket_connect_timeout=2,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
-            retry_on_error=[ConnectionError, TimeoutError],
             health_check_interval=30,
         )
         try:
@@ -214,11 +213,15 @@ class JobStore:
         return [json.loads(text) for text in await self._redis.lrange(f"{_PREFIX}{job_id}:epochs", 0, -1)]
 
     @_reaching_redis
-    async def cancel(self, job_id: str) -> Job:
-        """Ask for the end of a job: at once when it is queued, with its worker's next beat when it runs."""
-        if not await self._move("cancel", job_id):
+    async def cancel(self, job_id: str) -> tuple[Job, bool]:
+        """Ask for the end of a job: at once when it is queued, with its worker's next beat when it runs.
+
+        Returns the job, and whether this call changed anything.
+        """
+        before = await self._move("cancel", job_id)
+        if not before:
             raise NotFound("no such job")
-        return await self._get(job_id)
+        return await self._get(job_id), before in (Status.QUEUED, Status.RUNNING)
 
     @_reaching_redis
     async def model(self, name: str) -> StoredModel:
@@ -326,6 +329,10 @@ class JobStore:
     async def queued(self) -> list[str]:
         """Ids of the jobs that wait for a worker, oldest first."""
         return cast(list[str], await self._redis.zrange("descent:queued", 0, -1))
+
+    @_reaching_redis
+    async def count_queued(self) -> int:
+        return int(await self._redis.zcard("descent:queued"))
 
     @_reaching_redis
     async def ring(self, job_id: str, *, min_age_s: float) -> bool:

