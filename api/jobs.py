@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from api.problems import StrictRoute, documented
+from api.problems import documented
 from api.state import State, state_of
+from api.strict import StrictRoute
 from core.errors import NotFound, Unavailable
 from core.jobs import artifacts, broker
 from core.jobs.job import Job, JobSummary, LossPage, Status
@@ -60,8 +61,6 @@ class LossHistory(BaseModel):
 
 
 class ListQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
     after: str | None = Field(None, pattern=f"^{artifacts.JOB_ID.pattern}$", description="`next` of the page before.")
     limit: int = Field(20, ge=1, le=100)
     status: Status | None = None
@@ -70,8 +69,6 @@ class ListQuery(BaseModel):
 
 
 class LossQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
     after: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="`next` of the answer before.")
     limit: int = Field(MAX_PAGE_POINTS, ge=1, le=MAX_PAGE_POINTS)
     from_step: int | None = Field(None, ge=0, le=10**9)
@@ -79,8 +76,6 @@ class LossQuery(BaseModel):
 
 
 class ModelQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
     format: Literal["pdparams", "safetensors"] = "pdparams"
 
 

@@ -10,10 +10,11 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from api.state import State, state_of
+from api.strict import StrictRoute
 from core.errors import DescentError, Unavailable
 from core.spec import TRAIN_IMAGES
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 class Health(BaseModel):

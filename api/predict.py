@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.problems import StrictRoute, documented
+from api.problems import documented
 from api.state import state_of
+from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound
 from core.jobs import artifacts
 from core.jobs.store import StoredModel

@@ -152,6 +152,20 @@ def test_unknown_words_get_hints(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/jobs"), ("GET", "/jobs"), ("GET", "/jobs/job_{0}"), ("GET", "/jobs/job_{0}/loss"), ("POST", "/predict"),
+     ("POST", "/jobs/job_{0}/cancel"), ("GET", "/jobs/job_{0}/model"), ("GET", "/healthz")],
+)  # fmt: skip
+def test_an_unknown_parameter_is_refused_not_ignored(http: httpx2.Client, method: str, path: str) -> None:
+    """`?validate_only=true` on a server that does not know it must not create a job."""
+    before = http.get("/jobs", params={"limit": 1}).json()["jobs"]
+    body = {"json": GOOD} if method == "POST" else {}
+    answer = http.request(method, path.format("0" * 32), params={"validate_onlyy": "true"}, **body)  # type: ignore[arg-type]
+    assert is_problem(answer, 422)["errors"][0]["pointer"] == "?validate_onlyy"
+    assert [job["id"] for job in http.get("/jobs", params={"limit": 1}).json()["jobs"]] == [job["id"] for job in before]
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/jobs/job_" + "0" * 32,
@@ -251,12 +265,15 @@ def test_a_picture_is_predicted(http: httpx2.Client, trained_job: str) -> None:
 def test_damaged_weights_are_never_used(http: httpx2.Client, server: Server, trained_job: str) -> None:
     job_id = http.post("/jobs", json={**GOOD, "epochs": 1, "batch_size": 5000}).json()["id"]
     eventually(lambda: http.get(f"/jobs/{job_id}").json()["terminal"], within_s=120, what="the job")
-    for file in (server.home / "jobs" / job_id).rglob("model.*"):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
+    files = {file: file.read_bytes() for file in (server.home / "jobs" / job_id).rglob("model.*")}
+    for file, content in files.items():
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     is_problem(http.get(f"/jobs/{job_id}/model"), 500, "artifact-corrupt")
     is_problem(http.post("/predict", json={"model": job_id, "image": [0.0] * 784}), 500, "artifact-corrupt")
+    for file, content in files.items():  # the server is shared
+        file.write_bytes(content)
+    assert http.get(f"/jobs/{job_id}/model").status_code == 200
 
 
 def test_without_redis_a_job_is_refused_for_now_and_not_lost_later() -> None:

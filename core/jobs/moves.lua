@@ -82,12 +82,18 @@ end
 -- on. -> go_on | cancel | lost
 function moves.append(id, token, steps_done, images_per_s, backend, spec_hash, ...)
   if not is_held(id, token) then return 'lost' end
-  local last = tonumber(redis.call('HGET', key(id), 'last_step'))
+  local record = redis.call('HMGET', key(id), 'last_step', 'least_loss')
+  local last, least = tonumber(record[1]), tonumber(record[2] or nil)
   local items = {...}
   for i = 1, #items, 2 do
     if tonumber(items[i]) > last then
       last = tonumber(items[i])
-      redis.call('RPUSH', key(id) .. ':loss', items[i + 1])
+      local count = redis.call('RPUSH', key(id) .. ':loss', items[i + 1])
+      local loss = cjson.decode(items[i + 1]).loss
+      if type(loss) == 'number' and (not least or loss < least) then
+        least = loss
+        redis.call('HSET', key(id), 'least_loss', string.format('%.17g', loss), 'least_index', count - 1)
+      end
     end
   end
   redis.call('HSET', key(id), 'last_step', last, 'steps_done', steps_done, 'images_per_s', images_per_s,

@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -15,21 +14,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
 from core.errors import FieldProblem, InvalidRequest, ModelNotReady, NotFound, Unavailable
-from core.jobs.job import (
-    Backend,
-    Job,
-    JobError,
-    JobSummary,
-    Latest,
-    LossPage,
-    ModelInfo,
-    Progress,
-    Result,
-    Status,
-    Transition,
-    from_ms,
-    new_job_id,
-)
+from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, new_job_id
+from core.jobs.record import job_of, summary_of
 from core.spec import JobSpec
 
 MAX_ATTEMPTS = 3
@@ -127,12 +113,7 @@ class JobStore:
             record, last, transitions, rank = await pipe.execute()
         if not record:
             raise NotFound("no such job")
-        return Job(
-            **dict(_summary(job_id, record, last)),
-            queue_position=rank,
-            backend=Backend(**json.loads(record["backend"])) if "backend" in record else None,
-            transitions=[_transition(text) for text in transitions],
-        )
+        return job_of(job_id, record, last, transitions, rank)
 
     @_reaching_redis
     async def page(
@@ -165,7 +146,7 @@ class JobStore:
                 pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
             replies = await pipe.execute()
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return [_summary(job_id, record, last) for job_id, record, last in pairs if record]
+        return [summary_of(job_id, record, last) for job_id, record, last in pairs if record]
 
     @_reaching_redis
     async def loss(
@@ -182,7 +163,7 @@ class JobStore:
         The status is read first: when it is terminal, the points are all there are. The cursor is the number of points
         before it.
         """
-        raw = await self._redis.hget(_PREFIX + job_id, "status")
+        raw, least = await self._redis.hmget(_PREFIX + job_id, ["status", "least_index"])
         if raw is None:
             raise NotFound("no such job")
         history = f"{_PREFIX}{job_id}:loss"
@@ -192,7 +173,8 @@ class JobStore:
             pipe.lrange(history, start, start + limit - 1)
             pipe.lindex(history, 0)
             pipe.lindex(history, -1)
-            count, points, first, last = await pipe.execute()
+            pipe.lindex(history, int(least or 0))
+            count, points, first, last, lowest = await pipe.execute()
         if start > count:
             raise InvalidRequest(FieldProblem("?after", "not a cursor of this history"))
         end = start + len(points)
@@ -204,7 +186,7 @@ class JobStore:
             points=points,
             next=str(end),
             has_more=end < count,
-            summary={"first": _loss(first), "last": _loss(last)},
+            summary={"first": _loss(first), "last": _loss(last), "min": _loss(lowest)},
         )
 
     @_reaching_redis
@@ -360,51 +342,6 @@ def _ms(seconds: float) -> int:
 
 def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
-
-
-def _transition(text: str) -> Transition:
-    entry = json.loads(text)
-    return Transition(status=entry["status"], at=_at(entry["at_ms"]), worker=entry.get("worker"))
-
-
-def _at(ms: str | int) -> datetime:
-    return cast(datetime, from_ms(ms))
-
-
-def _summary(job_id: str, record: dict[str, str], last: list[str]) -> JobSummary:
-    status, spec = Status(record["status"]), JobSpec.model_validate_json(record["spec"])
-    point = json.loads(last[0]) if last else None
-    model = json.loads(record["model"])["safetensors"] if "model" in record else None
-    return JobSummary(
-        id=job_id,
-        status=status,
-        terminal=status.terminal,
-        created_at=_at(record["created_ms"]),
-        started_at=from_ms(record.get("started_ms")),
-        finished_at=from_ms(record.get("finished_ms")),
-        updated_at=_at(record["updated_ms"]),
-        spec=spec,
-        spec_hash=record["spec_hash"],
-        attempt=int(record["attempt"]),
-        progress=_progress(status, spec, int(record["steps_done"]), float(record.get("images_per_s", 0))),
-        latest=Latest(step=point["step"], loss=point["loss"]) if point else None,
-        result=Result(**json.loads(record["result"])) if "result" in record else Result(),
-        model=ModelInfo(ready=True, sha256=model["sha256"], size_bytes=model["size_bytes"]) if model else ModelInfo(),
-        error=JobError(**json.loads(record["error"])) if "error" in record else None,
-    )
-
-
-def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> Progress:
-    left = spec.total_steps - step
-    moving = status is Status.RUNNING and images_per_s > 0
-    return Progress(
-        step=step,
-        total_steps=spec.total_steps,
-        epoch=min(step // spec.steps_per_epoch, spec.epochs - 1),
-        epochs=spec.epochs,
-        fraction=round(step / spec.total_steps, 4),
-        eta_s=round(left * spec.batch_size / images_per_s, 1) if moving else None,
-    )
 
 
 def _matches(job: JobSummary, status: Status | None, optimizer: str | None, tag: tuple[str, str | None] | None) -> bool:

@@ -8,9 +8,13 @@ import sys
 import warnings
 from pathlib import Path
 
-# glibc's mallopt parameters (malloc.h)
+# glibc's mallopt parameters (malloc.h), by the variables that set them for any program
+_MALLOC = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_TOP_PAD_": (-2, 1 << 28),
+}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # found now: a forked child should not search
 
@@ -42,9 +46,9 @@ def _is_amd() -> bool:
 def _keep_freed_memory() -> None:
     """Let malloc keep what a step frees; it would give it back, and every step would fault its pages in afresh."""
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(_M_TOP_PAD, 1 << 28)
+    for variable, (parameter, value) in _MALLOC.items():
+        if variable not in os.environ:
+            libc.mallopt(parameter, value)
 
 
 def die_with_parent() -> None:

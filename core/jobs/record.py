@@ -1,0 +1,75 @@
+"""A job's record, as Redis keeps it, turned into what clients see."""
+
+import json
+from datetime import datetime
+from typing import cast
+
+from core.jobs.job import (
+    Backend,
+    Job,
+    JobError,
+    JobSummary,
+    Latest,
+    ModelInfo,
+    Progress,
+    Result,
+    Status,
+    Transition,
+    from_ms,
+)
+from core.spec import JobSpec
+
+
+def job_of(job_id: str, record: dict[str, str], last: list[str], transitions: list[str], position: int | None) -> Job:
+    """The whole job: its hash, the last loss point (if any), its transitions, its place in the queue (if it has one)."""
+    return Job(
+        **dict(summary_of(job_id, record, last)),
+        queue_position=position,
+        backend=Backend(**json.loads(record["backend"])) if "backend" in record else None,
+        transitions=[transition_of(text) for text in transitions],
+    )
+
+
+def transition_of(text: str) -> Transition:
+    entry = json.loads(text)
+    return Transition(status=entry["status"], at=_at(entry["at_ms"]), worker=entry.get("worker"))
+
+
+def _at(ms: str | int) -> datetime:
+    return cast(datetime, from_ms(ms))
+
+
+def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSummary:
+    status, spec = Status(record["status"]), JobSpec.model_validate_json(record["spec"])
+    point = json.loads(last[0]) if last else None
+    model = json.loads(record["model"])["safetensors"] if "model" in record else None
+    return JobSummary(
+        id=job_id,
+        status=status,
+        terminal=status.terminal,
+        created_at=_at(record["created_ms"]),
+        started_at=from_ms(record.get("started_ms")),
+        finished_at=from_ms(record.get("finished_ms")),
+        updated_at=_at(record["updated_ms"]),
+        spec=spec,
+        spec_hash=record["spec_hash"],
+        attempt=int(record["attempt"]),
+        progress=_progress(status, spec, int(record["steps_done"]), float(record.get("images_per_s", 0))),
+        latest=Latest(step=point["step"], loss=point["loss"]) if point else None,
+        result=Result(**json.loads(record["result"])) if "result" in record else Result(),
+        model=ModelInfo(ready=True, sha256=model["sha256"], size_bytes=model["size_bytes"]) if model else ModelInfo(),
+        error=JobError(**json.loads(record["error"])) if "error" in record else None,
+    )
+
+
+def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> Progress:
+    left = spec.total_steps - step
+    moving = status is Status.RUNNING and images_per_s > 0
+    return Progress(
+        step=step,
+        total_steps=spec.total_steps,
+        epoch=min(step // spec.steps_per_epoch, spec.epochs - 1),
+        epochs=spec.epochs,
+        fraction=round(step / spec.total_steps, 4),
+        eta_s=round(left * spec.batch_size / images_per_s, 1) if moving else None,
+    )
