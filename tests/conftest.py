@@ -1,6 +1,7 @@
 """What the tests share: real servers in temporary folders on free ports, so that two runs can stand side by side."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -111,22 +112,31 @@ class Server:
         return self.process.wait(within_s)
 
 
+def processes() -> dict[int, tuple[int, str]]:
+    """Every process that is alive: its parent and its command, from /proc (a bare machine has no `ps`)."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    command = (folder / "cmdline").read_text().replace("\0", " ")
+                    found[int(folder.name)] = (int(parent), command)
+    return found
+
+
 def descendants(pid: int) -> set[int]:
-    """A process and all that it started, by /proc."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
+    """A process and all that it started."""
+    everyone = processes()
     family, size = {pid}, 0
     while len(family) > size:
         size = len(family)
-        family |= {child for child, parent in parents.items() if parent in family}
+        family |= {child for child, (parent, _) in everyone.items() if parent in family}
     return family
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return pid in processes()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from paddle import Tensor
 from client.client import ApiError, Client
 from core.training.datasets import Dataset
 from core.training.fused.library import COMPILERS
-from tests.conftest import ROOT, Server, descendants, eventually, is_alive, serving
+from tests.conftest import ROOT, Server, descendants, eventually, is_alive, processes, serving
 
 
 class MNIST(paddle.nn.Layer):
@@ -202,10 +202,7 @@ def _trainers(server: Server) -> set[int]:
 
 
 def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except FileNotFoundError:
-        return ""
+    return processes().get(pid, (0, ""))[1]
 
 
 # --- faults: on a server of their own, with short leases ---------------------------------------------------------------

@@ -13,7 +13,7 @@ import redis
 from client.client import Client
 from client.stack import Stack
 from core.settings import Settings
-from tests.conftest import ROOT, eventually, is_alive, serving
+from tests.conftest import ROOT, eventually, is_alive, processes, serving
 
 
 def up(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -128,7 +128,8 @@ def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path, cache: Path) -> N
 
 def test_a_service_that_dies_is_started_again(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache) as running:
-        (api,) = (pid for pid in running.pids if "api.app" in Path(f"/proc/{pid}/cmdline").read_text())
+        everyone = processes()
+        (api,) = (pid for pid in running.pids if "api.app" in everyone[pid][1])
         os.kill(api, signal.SIGKILL)
 
         def answers() -> bool:
