@@ -105,6 +105,7 @@ class JobSummary(_Frozen):
 
 
 class Job(JobSummary):
+    resumed_from_step: int | None = Field(None, description="Where the last attempt went on; null: it began at step 0.")
     queue_position: int | None = Field(description="0 is next; null when the job is not queued.")
     backend: Backend | None = Field(description="null until a worker has begun")
     transitions: list[Transition]
