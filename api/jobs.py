@@ -1,24 +1,30 @@
 """Jobs: create, list, look at, cancel; their loss history and their model."""
 
 import logging
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented
-from api.state import State, state_of
+from api.state import State, read_model, state_of
 from api.strict import StrictRoute
 from core.errors import NotFound, Unavailable
-from core.jobs import artifacts, broker
+from core.jobs import archive, artifacts, broker
 from core.jobs.job import Job, JobSummary, LossPage, Status
-from core.jobs.store import MAX_PAGE_POINTS, to_json
+from core.jobs.store import MAX_PAGE_POINTS, StoredModel, to_json
 from core.spec import OPTIMIZERS, JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 log = logging.getLogger(__name__)
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]+$", max_length=255, description="A name of yours for this request; a UUID, for example."
+    ),
+]
 JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
 
 
@@ -75,6 +81,12 @@ class LossQuery(BaseModel):
     to_step: int | None = Field(None, ge=0, le=10**9)
 
 
+class ResumeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epochs: int | None = Field(None, ge=1, le=1000, description="How many to add to a job that has ended.")
+
+
 class ModelQuery(BaseModel):
     format: Literal["pdparams", "safetensors"] = "pdparams"
 
@@ -82,12 +94,20 @@ class ModelQuery(BaseModel):
 @router.post(
     "", status_code=202, responses=documented(400, 413, 415, 422, 503), summary="Create a job", response_model=JobAnswer
 )
-async def create(spec: JobSpec, request: Request, response: Response) -> JobAnswer:
-    """Store a job and queue it. Once this answers 202 the job will run, whatever dies in between."""
+async def create(
+    spec: JobSpec, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+) -> JobAnswer:
+    """Store a job and queue it. Once this answers 202 the job will run, whatever dies in between.
+
+    With an `Idempotency-Key` the same request can be sent again, for a day, and stays one job.
+    """
     state = state_of(request)
-    job = await state.store.submit(spec)
-    await _ring(state, job.id)
-    log.info("job created", extra={"job_id": job.id, "optimizer": spec.optimizer.name})
+    job, is_new = await state.store.submit_once(spec, idempotency_key)
+    if is_new:
+        await _ring(state, job.id)
+        log.info("job created", extra={"job_id": job.id, "optimizer": spec.optimizer.name})
+    else:
+        response.headers["Idempotent-Replayed"] = "true"
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return _answer(job)
@@ -130,7 +150,56 @@ async def get(job_id: JobId, request: Request) -> JobAnswer:
 )
 async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnswer:
     """At once when it is queued, within seconds when it runs; a job that has ended is returned as it is."""
-    job, changed = await state_of(request).store.cancel(_known(job_id))
+    return _asked(response, *await state_of(request).store.cancel(_known(job_id)))
+
+
+@router.post(
+    "/{job_id}/pause",
+    status_code=202,
+    responses={
+        200: {"model": JobAnswer, "description": "Already so, or ended."},
+        **documented(404, 503),
+    },
+    summary="Pause a job",
+)
+async def pause(job_id: JobId, request: Request, response: Response) -> JobAnswer:
+    """At once when it is queued, within seconds when it runs: it saves a checkpoint and makes room for the next job."""
+    return _asked(response, *await state_of(request).store.pause(_known(job_id)))
+
+
+@router.post(
+    "/{job_id}/resume",
+    status_code=202,
+    responses={
+        200: {"model": JobAnswer, "description": "Already so."},
+        **documented(400, 404, 409, 413, 415, 422, 503),
+    },
+    summary="Go on with a job",
+)
+async def resume(job_id: JobId, request: Request, response: Response, body: ResumeRequest | None = None) -> JobAnswer:
+    """A paused, failed or cancelled job goes on from its last checkpoint, as if it had never stopped.
+
+    With `epochs`, a job that has ended is trained for so many more.
+    """
+    state = state_of(request)
+    epochs = body.epochs if body else None
+    job, changed = await (state.store.extend(_known(job_id), epochs) if epochs else state.store.resume(_known(job_id)))
+    if changed:
+        await _ring(state, job_id)
+    return _asked(response, job, changed)
+
+
+@router.delete("/{job_id}", status_code=204, responses=documented(404, 409, 503), summary="Delete a job that has ended")
+async def delete(job_id: JobId, request: Request) -> None:
+    """The record, the loss history, the weights and the checkpoints, all of it."""
+    state = state_of(request)
+    await state.store.delete(_known(job_id))
+    await archive.remove_job(state.store, state.settings.jobs_dir, job_id)
+    log.info("job deleted", extra={"job_id": job_id})
+
+
+def _asked(response: Response, job: Job, changed: bool) -> JobAnswer:
+    """The answer to a wish: 202, or 200 when there was nothing to change."""
     if not changed:
         response.status_code = 200
     return _answer(job)
@@ -168,17 +237,27 @@ def _history_json(job_id: str, page: LossPage) -> str:
     summary="Download the trained weights",
 )
 async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: Request) -> Response:
-    """`pdparams` loads with `paddle.load` into the lesson's network; `safetensors` with NumPy alone."""
+    """`pdparams` loads with `paddle.load` into the lesson's network; `safetensors` with NumPy alone.
+
+    A job that was stopped on its way gives the weights it had then; the job's `model.partial` says so.
+    """
     state = state_of(request)
-    stored = await state.store.model(_known(job_id))
-    file: dict[str, Any] = stored.files[query.format]
-    etag = f'"{file["sha256"]}"'
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers={"ETag": etag})
-    content = await run_in_threadpool(artifacts.read_verified, state.settings.jobs_dir, file)
+    if "if-none-match" in request.headers:
+        etag = _etag(await state.store.model(_known(job_id)), query.format)
+        if etag in request.headers["if-none-match"]:
+            return Response(status_code=304, headers={"ETag": etag})
+
+    def read(stored: StoredModel) -> bytes:
+        return artifacts.read_verified(state.settings.jobs_dir, stored.files[query.format])
+
+    stored, content = await read_model(state, _known(job_id), read)
     name = f"{job_id}.{query.format}"
-    headers = {"ETag": etag, "Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {"ETag": _etag(stored, query.format), "Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _etag(stored: StoredModel, format: str) -> str:
+    return f'"{stored.files[format]["sha256"]}"'
 
 
 def _known(job_id: str) -> str:
@@ -194,4 +273,4 @@ def _answer(job: Job) -> JobAnswer:
 
 def _links(job_id: str) -> dict[str, str]:
     own = f"/jobs/{job_id}"
-    return {"self": own} | {name: f"{own}/{name}" for name in ("loss", "model", "cancel")}
+    return {"self": own} | {name: f"{own}/{name}" for name in ("loss", "model", "cancel", "pause", "resume")}

@@ -6,11 +6,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.problems import documented
-from api.state import state_of
+from api.state import read_model, state_of
 from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound
 from core.jobs import artifacts
@@ -71,8 +70,7 @@ async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     state = state_of(request)
     if body.model not in ("best", "latest") and not artifacts.JOB_ID.fullmatch(body.model):
         raise NotFound("a model is best, latest or a job's id")
-    stored = await state.store.model(body.model)
-    predictions = await run_in_threadpool(_predictions, body, stored, state.settings)
+    stored, predictions = await read_model(state, body.model, lambda it: _predictions(body, it, state.settings))
     used = UsedModel(
         job_id=stored.job_id, sha256=stored.files["safetensors"]["sha256"], test_accuracy=stored.test_accuracy
     )

@@ -12,18 +12,19 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from core.errors import DescentError, FieldProblem, InvalidRequest
-from core.spec import OPTIMIZERS, JobSpec, nearest
+from core.spec import OPTIMIZERS, SCHEDULES, JobSpec, nearest
 
 MOST_PROBLEMS = 10
 LONGEST_NAME = 60
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_TAGS = {"optimizer": OPTIMIZERS, "learning_rate": ("constant", *SCHEDULES)}
 _NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 
 log = logging.getLogger(__name__)
 
 
 class ProblemField(BaseModel):
-    pointer: str = Field(description="JSON Pointer into the body, or `?name` of a query parameter.")
+    pointer: str = Field(description="JSON Pointer into the body, `?name` of a query parameter, or `header name`.")
     detail: str
     allowed: list[str] | None = None
     did_you_mean: str | None = None
@@ -85,12 +86,14 @@ def _of_bug(request: Request, error: Exception) -> Response:
 
 
 def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
-    """One of pydantic's errors, with what is allowed. The tag it puts into an optimizer's path is taken out."""
+    """One of pydantic's errors, with what is allowed. The tag it puts into the path of a union's value is taken out."""
     place, *path = [str(part) for part in item["loc"]]
-    tag = path[1] if len(path) > 1 and path[0] == "optimizer" and path[1] in OPTIMIZERS else None
+    tag = path[1] if len(path) > 1 and path[1] in _TAGS.get(path[0], ()) else None
     names = [path[0], *path[2:]] if tag else path
     short = [name[:LONGEST_NAME].replace("~", "~0").replace("/", "~1") for name in names]
-    pointer = "?" + "/".join(short) if place == "query" else "".join(f"/{name}" for name in short)
+    pointer = "".join(f"/{name}" for name in short)
+    if place in ("query", "header"):
+        pointer = ("?" if place == "query" else "header ") + "/".join(short)
     context = item.get("ctx", {})
     allowed, hint = tuple(context.get("allowed", ())), context.get("did_you_mean")
     if item["type"] == "extra_forbidden":
@@ -110,13 +113,11 @@ def _sentence(item: dict[str, Any]) -> str:
     return _SENTENCES.get(item["type"]) or str(item["msg"])[:200]
 
 
-def _known_fields(request: Request, optimizer: str | None) -> tuple[str, ...]:
-    """The fields that could have stood where an unknown one was found in the body."""
-    if optimizer:
-        classes = JobSpec.model_json_schema()["$defs"].values()
-        return next(
-            tuple(c["properties"]) for c in classes if c["properties"].get("name", {}).get("const") == optimizer
-        )
+def _known_fields(request: Request, tag: str | None) -> tuple[str, ...]:
+    """The fields that could have stood where an unknown one was found in the body, or in the tagged object in it."""
+    if tag:
+        classes = [c["properties"] for c in JobSpec.model_json_schema()["$defs"].values()]
+        return next(tuple(c) for c in classes for field in ("name", "schedule") if c.get(field, {}).get("const") == tag)
     route = request.scope.get("route")
     model = route.body_field.field_info.annotation if route and route.body_field else None
     return tuple(getattr(model, "model_fields", {}))

@@ -1,13 +1,18 @@
 """What the routes share: built once when the API starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from celery import Celery
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
-from core.jobs.store import JobStore
+from core.errors import ArtifactCorrupt
+from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +20,21 @@ class State:
     settings: Settings
     store: JobStore
     celery: Celery
+
+
+async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:
+    """Read the weights of a job (or `best`, `latest`) in a thread: which they are, and what `read` made of them.
+
+    A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt.
+    """
+    stored = await state.store.model(name)
+    try:
+        return stored, await run_in_threadpool(read, stored)
+    except ArtifactCorrupt:
+        now = await state.store.model(name)
+        if now == stored:
+            raise
+        return now, await run_in_threadpool(read, now)
 
 
 def state_of(request: Request) -> State:

@@ -47,13 +47,18 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             _refuse_unknown_parameters(request)
             checked = StrictRequest(request.scope, request.receive)
-            if self.body_field is not None:
+            if self.body_field is not None and not await self._may_be_left_out(checked):
                 if not _is_json(request.headers.get("content-type", "")):
                     raise _UNSUPPORTED
                 await checked.json()
             return await handle(checked)
 
         return strict
+
+    async def _may_be_left_out(self, request: StrictRequest) -> bool:
+        """Whether there is no body, and need not be one."""
+        assert self.body_field is not None
+        return not self.body_field.field_info.is_required() and not await request.body()
 
 
 def _refuse_unknown_parameters(request: Request) -> None:

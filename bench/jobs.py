@@ -123,7 +123,9 @@ def alone() -> Run:
     setup = Setup.of(Settings(log_level="warning"))
     spec = JobSpec.model_validate({**JOB, "epochs": 5})
     with tempfile.TemporaryDirectory() as folder:
-        assignment = Assignment(job_id="bench", spec=spec.model_dump(), folder=str(Path(folder, "job", "1")))
+        assignment = Assignment(
+            job_id="bench", spec=spec.model_dump(), folder=str(Path(folder, "job", "1")), last_step=-1
+        )
         command = [sys.executable, "-m", "worker.trainer_process", json.dumps(vars(setup))]
         with subprocess.Popen(
             command,

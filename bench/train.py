@@ -69,7 +69,7 @@ def ours(optimizer: str, rate: float, threads: int) -> Run:
     spec = JobSpec.model_validate({"optimizer": optimizer, "learning_rate": rate, "epochs": 1, "device": "cpu"})
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "job", "1")
-        assignment = Assignment(job_id="bench", spec=spec.model_dump(), folder=str(place))
+        assignment = Assignment(job_id="bench", spec=spec.model_dump(), folder=str(place), last_step=-1)
         command = [sys.executable, "-m", "worker.trainer_process", json.dumps(vars(setup))]
         run = measure.run(command, stdin=json.dumps(vars(assignment)) + "\n")
     return Run(run.figures["result"], run.peak_mb)

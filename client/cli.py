@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,7 +137,7 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
     kernel = fused.load(settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"{spec.optimizer.name} {spec.learning_rate:g}", total=spec.total_steps)
+        task = progress.add_task(f"{spec.optimizer.name} {fields['learning_rate']:g}", total=spec.total_steps)
         for event in trainer.train(spec, data, kernel=kernel):
             if isinstance(event, Block):
                 for point in event.points:
@@ -158,6 +160,43 @@ def fetch() -> None:
     settings = _settings()
     demonstration.fetch(settings, Console(stderr=True))
     typer.echo(settings.cache_dir / "mnist")
+
+
+@app.command()
+def reindex() -> None:
+    """Store every job anew that has files in the home and no record, after a database was lost. Prints a line a job."""
+    from core.jobs.archive import reindex as store_anew
+    from core.jobs.store import JobStore
+
+    settings = _settings()
+
+    async def run() -> dict[str, str]:
+        async with JobStore.connect(settings.store_url) as store:
+            return await store_anew(store, settings.jobs_dir)
+
+    with _database(settings):
+        outcome = asyncio.run(run())
+    for job_id, what in outcome.items():
+        typer.echo(f"{job_id} {what}")
+    restored = sum(what == "restored" for what in outcome.values())
+    typer.secho(f"{restored} of {len(outcome)} jobs restored", err=True)
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[None]:
+    """The database, for the length of a block: the one that runs, or the embedded one, started for this."""
+    from client.redis_server import RedisServer, answers
+
+    if settings.redis_url or answers(settings.socket):
+        yield
+        return
+    server = RedisServer(settings)
+    child = server.start()
+    try:
+        yield
+    finally:
+        child.stop(20)
+        server.release()
 
 
 @app.command()

@@ -51,6 +51,19 @@ class Client:
         job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/cancel").json()
         return job
 
+    def pause(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/pause").json()
+        return job
+
+    def resume(self, job_id: str, *, epochs: int | None = None) -> dict[str, Any]:
+        """Go on with a paused, failed or cancelled job; with `epochs`, train one that has ended for so many more."""
+        body = {"json": {"epochs": epochs}} if epochs else {}
+        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/resume", **body).json()
+        return job
+
+    def delete(self, job_id: str) -> None:
+        self._call("DELETE", f"/jobs/{job_id}")
+
     def loss(self, job_id: str, *, after: str | None = None) -> dict[str, Any]:
         """One page of the loss history, behind the cursor `after`."""
         page: dict[str, Any] = self._call(

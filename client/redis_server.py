@@ -74,7 +74,7 @@ class RedisServer:
             "unixsocketperm": "700",
             "dir": str(settings.home / "redis"),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": settings.durability,
             "save": "",
             "maxmemory": f"{settings.redis_memory_mb}mb",
             "maxmemory-policy": "noeviction",
@@ -86,13 +86,14 @@ class RedisServer:
         while time.monotonic() < deadline:
             if child.exit_code is not None:
                 raise StackError(f"the embedded server did not start: see {self._settings.logs_dir / 'redis.log'}")
-            if _answers(self._settings.socket):
+            if answers(self._settings.socket):
                 return
             time.sleep(0.02)
         raise StackError(f"the embedded server did not answer within {_START_LIMIT_S} s")
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether a server answers on a socket."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:

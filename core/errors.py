@@ -3,8 +3,10 @@
     DescentError
     ├── InvalidRequest        422  the request is well-formed and wrong; `problems` says where
     │   └── MalformedJson     400  the body is not one strict JSON value
+    ├── KeyReused             422  an Idempotency-Key came with another body than before
     ├── NotFound              404  no such job or model
     ├── ModelNotReady         409  the job has no model (yet)
+    ├── JobNotTerminal        409  the job has not ended, and what was asked needs that
     ├── Unavailable           503  Redis cannot be reached or does not take writes
     ├── ArtifactCorrupt       500  a stored file does not match its digest
     ├── StackError            500  the server cannot be started or stopped (command line only)
@@ -70,6 +72,22 @@ class ModelNotReady(DescentError):
     code = "model-not-ready"
     status = 409
     title = "The job has no model to give"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class KeyReused(DescentError):
+    code = "idempotency-key-reused"
+    status = 422
+    title = "The Idempotency-Key belongs to another request"
+
+
+class JobNotTerminal(DescentError):
+    code = "job-not-terminal"
+    status = 409
+    title = "The job has not ended"
 
     def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
         description="A Redis or Valkey to use instead of the embedded server: `redis://`, `rediss://` or `unix://`.",
     )
     redis_memory_mb: int = Field(512, ge=16, description="Memory limit of the embedded server, in MiB.")
+    durability: Literal["everysec", "always"] = Field(
+        "everysec",
+        description="When the embedded server syncs its writes: a power cut costs a second of them, or (slower) none.",
+    )
     workers: int = Field(1, ge=1, le=64, description="Workers that `descent up` starts; each trains one job at a time.")
     device: str = Field(
         "auto", pattern=DEVICE_PATTERN, description="Where jobs that say `auto` train: `auto`, `cpu`, `gpu`, `gpu:N`."
@@ -55,6 +59,10 @@ class Settings(BaseSettings):
     beat_s: float = Field(5, gt=0, description="How often a worker renews its lease and asks whether to stop.")
     scan_s: float = Field(10, gt=0, description="How often lost jobs and lost messages are looked for.")
     stop_s: float = Field(30, gt=0, description="How long a trainer may take to stop before it is killed.")
+    checkpoint_s: float = Field(30, gt=0, description="How often a trainer saves what it needs to go on, at least.")
+    trainer_memory_mb: int | None = Field(
+        None, ge=256, description="Memory one trainer may take (Linux); default an equal share of the machine's."
+    )
 
     @model_validator(mode="after")
     def _beats_fit_into_a_lease(self) -> "Settings":
@@ -94,6 +102,13 @@ class Settings(BaseSettings):
         usual = os.environ.get("OMP_NUM_THREADS", "")
         return self.threads or (int(usual) if usual.isdecimal() else 0) or max(1, available_cores() // self.workers)
 
+    @property
+    def memory_per_trainer(self) -> int:
+        """Bytes one trainer may take."""
+        if self.trainer_memory_mb:
+            return self.trainer_memory_mb << 20
+        return available_memory() // self.workers
+
 
 def read_settings(**overrides: object) -> Settings:
     """The settings of this process. Raises StackError naming the variable that is wrong."""
@@ -116,6 +131,14 @@ def available_cores() -> int:
         if quota != "max":
             cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def available_memory() -> int:
+    """Bytes of memory this process may use: the machine's, and a container's limit where there is one."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit_file = Path("/sys/fs/cgroup/memory.max")
+    limit = limit_file.read_text().strip() if limit_file.exists() else "max"
+    return memory if limit == "max" else min(memory, int(limit))
 
 
 def configure_logging(level: str) -> None:

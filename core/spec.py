@@ -10,8 +10,10 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from core.errors import FieldProblem, InvalidRequest
 
 DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
 MAX_POINTS = 200_000  # loss points one job may store
@@ -103,6 +105,62 @@ Optimizer = Annotated[
 ]
 
 
+Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
+
+
+class _Schedule(_Strict):
+    initial: Rate = Field(description="The rate it starts from.")
+    interval: Literal["epoch", "step"] = Field("epoch", description="What the schedule counts.")
+
+
+class StepDecay(_Schedule):
+    """`initial`, multiplied by `gamma` after every `step_size` intervals."""
+
+    schedule: Literal["step_decay"]
+    step_size: int = Field(ge=1, le=10**9)
+    gamma: float = Field(0.1, ge=0, le=1)
+
+
+class CosineAnnealing(_Schedule):
+    """Half a cosine, from `initial` down to `eta_min` within `T_max` intervals."""
+
+    schedule: Literal["cosine_annealing"]
+    T_max: int = Field(ge=1, le=10**9)
+    eta_min: float = Field(0.0, ge=0, le=1e6)
+
+
+SCHEDULES = ("step_decay", "cosine_annealing")
+
+
+def _scheduled(value: object) -> object:
+    """Refuse an object that is not a known schedule, with a hint."""
+    name = value.get("schedule") if isinstance(value, dict) else None
+    if isinstance(value, dict) and (not isinstance(name, str) or name not in SCHEDULES):
+        hint = nearest(name[:40], SCHEDULES) if isinstance(name, str) else None
+        raise PydanticCustomError(
+            "schedule",
+            "a schedule is an object whose `schedule` names it",
+            {"allowed": SCHEDULES, "did_you_mean": hint},
+        )
+    return value
+
+
+def _kind_of_rate(value: object) -> str:
+    """The tag of a learning rate: that of a number, or the name of a schedule."""
+    if isinstance(value, dict):
+        return str(value.get("schedule"))
+    return str(getattr(value, "schedule", "constant"))
+
+
+LearningRate = Annotated[
+    Annotated[Rate, Tag("constant")]
+    | Annotated[StepDecay, Tag("step_decay")]
+    | Annotated[CosineAnnealing, Tag("cosine_annealing")],
+    Discriminator(_kind_of_rate),
+    BeforeValidator(_scheduled, json_schema_input_type=Rate | StepDecay | CosineAnnealing),
+]
+
+
 class JobSpec(_Strict):
     """One training job. An optimizer and a learning rate are a whole spec; the rest has the lesson's defaults."""
 
@@ -111,7 +169,7 @@ class JobSpec(_Strict):
     )
 
     optimizer: Optimizer = Field(description="A name, or an object with that optimizer's own parameters.")
-    learning_rate: float = Field(ge=1e-12, le=1e6)
+    learning_rate: LearningRate = Field(description="A number, or an object with a schedule's own parameters.")
     dataset: Literal["mnist"] = "mnist"
     epochs: int = Field(5, ge=1, le=1000)
     batch_size: int = Field(100, ge=1, description="Images a step; at most the size of the training split.")
@@ -165,6 +223,13 @@ class JobSpec(_Strict):
 
     def is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.total_steps - 1
+
+    def extended(self, epochs: int) -> "JobSpec":
+        """The same training with so many epochs more. Raises InvalidRequest when that breaks a limit."""
+        try:
+            return JobSpec.model_validate(self.model_dump() | {"epochs": self.epochs + epochs})
+        except ValidationError as error:
+            raise InvalidRequest(FieldProblem("/epochs", error.errors(include_input=False)[0]["msg"])) from None
 
     def hash(self, backend: dict[str, Any] | None = None) -> str:
         """Equal for specs that ask for the same training; name and tags do not count.

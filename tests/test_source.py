@@ -23,6 +23,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.training.datasets": set(),
     "core.training.predictor": set(),
     "core.training.runtime": set(),
+    "core.training.checkpoint": set(),
     "core.training.network": {"paddle"},
     "core.training.optimizers": {"paddle"},
     "core.training.trainer": {"paddle"},
@@ -30,10 +31,13 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.training.fused": {"paddle"},
     "core.jobs.job": set(),
     "core.jobs.artifacts": set(),
+    "core.jobs.spool": set(),
     "core.jobs.store": {"redis"},
+    "core.jobs.archive": {"redis"},
     "core.jobs.broker": {"celery", "redis"},
     "worker.run": {"redis", "worker"},
     "worker.standby": {"worker"},
+    "worker.resume": {"worker"},
     "worker.reconcile": {"redis", "celery", "worker"},
     "worker.app": {"redis", "celery", "worker"},
     "worker.trainer_process": {"worker"},
@@ -76,14 +80,14 @@ def test_nothing_stored_is_ever_unpickled_or_evaluated(path: Path) -> None:
     assert "pickle" not in imported or path.name == "datasets.py"
 
 
-def test_a_broad_except_stands_in_one_place() -> None:
+def test_a_broad_except_stands_where_a_job_ends() -> None:
     places = [
         path.name
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception")
     ]
-    assert places == ["app.py"]
+    assert places == ["app.py", "trainer_process.py"]
 
 
 def test_every_route_is_in_the_readme() -> None:

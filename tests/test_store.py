@@ -84,7 +84,7 @@ def test_the_hash_names_the_backend_once_there_is_one(with_store: WithStore[Any]
         job = await store.submit(SPEC)
         claim = await claimed(store, job)
         backend = {"device": "cpu", "kernel": "plain", "threads": 2}
-        await store.append(claim, [point(0)], steps_done=1, images_per_s=1, backend=backend)
+        assert await store.begin(claim, backend, resumed_from=None) == "go_on"
         begun = await store.get(job.id)
         assert job.spec_hash == SPEC.hash()
         assert begun.spec_hash == SPEC.hash(backend)
@@ -118,7 +118,7 @@ def test_a_stale_claim_writes_nothing(with_store: WithStore[Any]) -> None:
         assert await store.beat(old, lease_s=30) == "lost"
         assert await store.end_epoch(old, {"epoch": 0}) == "lost"
         assert await store.finish(old, Status.SUCCEEDED, files=FILES) == "lost"
-        assert await store.release(old) == "lost"
+        assert await store.stop(old) == "lost"
         assert await store.retry(job.id, old, WORKER_LOST) == "lost"
         after = await store.get(job.id)
         assert (after.status, after.attempt, after.latest and after.latest.step) == (Status.RUNNING, 2, 0)
@@ -163,7 +163,7 @@ def test_a_job_given_back_uses_no_attempt_but_a_new_token(with_store: WithStore[
             claim = await claimed(store, job, worker=f"w{n}")
             tokens.add(claim.token)
             assert claim.attempt == 1
-            assert await store.release(claim) == "queued"
+            assert await store.stop(claim) == "queued"
             assert await append(store, claim, 0) == "lost"
         assert len(tokens) == 5
 
@@ -189,7 +189,7 @@ def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
         assert await store.cancel(claim.job_id) == (ended, False)
         assert await append(store, claim, 10) == "lost"
 
-        for give_up in (store.release, lambda claim: store.retry(claim.job_id, claim, WORKER_LOST)):
+        for give_up in (store.stop, lambda claim: store.retry(claim.job_id, claim, WORKER_LOST)):
             claim = await claimed(store, await store.submit(SPEC))
             await store.cancel(claim.job_id)
             assert await give_up(claim) == "cancelled"

@@ -14,6 +14,7 @@ from celery import Celery, signals
 
 from core.errors import StackError
 from core.jobs import broker
+from core.jobs.job import Status
 from core.jobs.store import JobStore
 from core.settings import Settings, configure_logging, read_settings
 from worker.reconcile import keep_reconciling
@@ -72,7 +73,9 @@ class Engine:
 
     async def _run(self, job_id: str) -> None:
         try:
-            await run_job(job_id, self._store, self._settings, self._standby, self.stopping)
+            status = await run_job(job_id, self._store, self._settings, self._standby, self.stopping)
+            if status == Status.QUEUED:  # somebody else, or we again, may go on at once
+                await asyncio.to_thread(broker.enqueue, self._app, job_id)
         except Exception as error:  # the one place: whatever it is, the worker serves the next job
             record_failure(job_id, error)
         finally:

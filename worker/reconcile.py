@@ -10,11 +10,12 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 from celery import Celery
 
 from core.errors import Unavailable
-from core.jobs import broker
+from core.jobs import archive, broker
 from core.jobs.job import WORKER_LOST
 from core.jobs.store import JobStore
 from core.settings import Settings
@@ -32,7 +33,7 @@ async def keep_reconciling(store: JobStore, settings: Settings, app: Celery, sto
             await store.announce(name, alive_s=3 * settings.beat_s, info=info)
             if time.monotonic() >= scan_at:
                 scan_at = time.monotonic() + settings.scan_s
-                await reconcile(store, app, scan_s=settings.scan_s)
+                await reconcile(store, app, settings.jobs_dir, scan_s=settings.scan_s)
         except Unavailable as error:
             log.warning("cannot reconcile", extra={"reason": str(error)})
         await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
@@ -40,13 +41,17 @@ async def keep_reconciling(store: JobStore, settings: Settings, app: Celery, sto
         await store.announce(name, alive_s=0, info=info)
 
 
-async def reconcile(store: JobStore, app: Celery, *, scan_s: float) -> None:
-    """Queue jobs whose lease ran out again, and ring for queued jobs whose message is nowhere."""
+async def reconcile(store: JobStore, app: Celery, jobs_dir: Path, *, scan_s: float) -> None:
+    """Queue jobs whose lease ran out again, ring for queued jobs whose message is nowhere, bring the files up to date."""
     for job_id in await store.overdue():
         status = await store.retry(job_id, None, WORKER_LOST)
         log.warning("lease ran out", extra={"job_id": job_id, "status": status})
+    for job_id in await store.unfiled():
+        await archive.file_job(store, jobs_dir, job_id)
+    for job_id in await store.trash():
+        await archive.remove_job(store, jobs_dir, job_id)
     queued = await store.queued()
-    if not queued:
+    if not queued or await asyncio.to_thread(broker.count_waiting, app) >= len(queued):
         return
     waiting = await asyncio.to_thread(broker.waiting_ids, app)
     for job_id in queued:

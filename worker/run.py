@@ -9,16 +9,17 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
-import signal
 import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 from core.errors import DescentError, Unavailable
-from core.jobs import artifacts
+from core.jobs import archive, artifacts
 from core.jobs.job import WORKER_LOST, JobError, Status
 from core.jobs.store import Claim, JobStore
 from core.settings import Settings
@@ -33,32 +34,41 @@ log = logging.getLogger(__name__)
 
 async def run_job(
     job_id: str, store: JobStore, settings: Settings, standby: Standby, stopping: threading.Event
-) -> None:
-    """Train one job to its end, or give it back when `stopping` is set. Does nothing when it is not queued any more."""
+) -> str | None:
+    """Train one job to its end, or give it back when `stopping` is set. Does nothing when it is not queued any more.
+
+    Returns the status it has then, `lost` when it is not ours any more, or None when there was nothing to do.
+    """
     if stopping.is_set():
-        return  # the job stays queued
+        return None  # the job stays queued
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     claim = await store.claim(job_id, worker=name, lease_s=settings.lease_s)
     if claim is None:
         log.info("nothing to do", extra={"job_id": job_id})
-        return
+        return None
     log.info("job claimed", extra={"job_id": job_id, "attempt": claim.attempt, "worker": name})
+    await archive.file_job(store, settings.jobs_dir, job_id)
     ended = await Supervisor(claim, store, settings, stopping).run(await standby.take())
     log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
+    await archive.file_job(store, settings.jobs_dir, job_id)
+    return ended
 
 
 class Supervisor:
-    """Runs one claim's trainer. `_verdict` says why it was told to stop: cancel, lost, stop or timeout."""
+    """Runs one claim's trainer. `_verdict` says why it was told to stop: cancel, pause, stop, timeout, memory or lost."""
 
     def __init__(self, claim: Claim, store: JobStore, settings: Settings, stopping: threading.Event) -> None:
         self._claim, self._store, self._settings, self._stopping = claim, store, settings, stopping
         self._verdict: str | None = None
-        self._final: dict[str, Any] | None = None  # the trainer's last word: done or failed
+        self._final: dict[str, Any] | None = None  # the trainer's last word: done, stopped or failed
+        self._started: dict[str, Any] | None = None  # its first word, until it is stored
         self._points: list[dict[str, Any]] = []
         self._epochs: list[dict[str, Any]] = []
-        self._backend: dict[str, Any] | None = None
         self._steps_done, self._images_per_s = 0, 0.0
         self._news = asyncio.Event()
+        now = time.monotonic()
+        self._beat_at, self._lease_end = now + settings.beat_s, now + settings.lease_s
+        self._deadline = now + claim.spec.max_runtime_s - claim.ran_s
 
     async def run(self, process: asyncio.subprocess.Process) -> str:
         """Have a waiting trainer do the job and supervise it to the end. Returns the status the job then has, or `lost`."""
@@ -76,8 +86,11 @@ class Supervisor:
         return await self._conclude()
 
     async def _assign(self, process: asyncio.subprocess.Process) -> None:
-        folder = artifacts.attempt_dir(self._settings.jobs_dir, self._claim.job_id, self._claim.token)
-        assignment = Assignment(job_id=self._claim.job_id, spec=self._claim.spec.model_dump(), folder=str(folder))
+        claim = self._claim
+        folder = artifacts.attempt_dir(self._settings.jobs_dir, claim.job_id, claim.token)
+        assignment = Assignment(
+            job_id=claim.job_id, spec=claim.spec.model_dump(), folder=str(folder), last_step=claim.last_step
+        )
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):  # it died at once: the end of its output says so
             process.stdin.write(json.dumps(dataclasses.asdict(assignment)).encode() + b"\n")
@@ -90,7 +103,7 @@ class Supervisor:
             message = json.loads(line)
             match message["type"]:
                 case "started":
-                    self._backend = message["backend"]
+                    self._started = message
                 case "block":
                     self._points += message["points"]
                     self._steps_done, self._images_per_s = message["steps_done"], message["images_per_s"]
@@ -102,62 +115,77 @@ class Supervisor:
             self._news.set()
 
     async def _pulse(self, process: asyncio.subprocess.Process) -> None:
-        """Write what there is, renew the lease, and stop the trainer when there is a reason to."""
-        settings = self._settings
-        deadline = time.monotonic() + self._claim.spec.max_runtime_s
-        beat_at, lease_end = time.monotonic() + settings.beat_s, time.monotonic() + settings.lease_s
-        while self._verdict is None:
+        """Write what there is, renew the lease, and stop the trainer when there is a reason to; kill it when it does not."""
+        kill_at = math.inf
+        while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PULSE_S):  # wait_for would swallow a cancel on Python 3.11
                     await self._news.wait()
-            answer = None
-            try:
-                if self._news.is_set():
-                    self._news.clear()
-                    answer = await self._write()
-                if time.monotonic() >= beat_at:
-                    answer = await self._store.beat(self._claim, lease_s=settings.lease_s)
-                    beat_at = time.monotonic() + settings.beat_s
-                    lease_end = time.monotonic() + settings.lease_s
-            except Unavailable as error:
-                self._news.set()  # what was not written stays; write it when Redis is back
-                log.warning("Redis is away", extra={"job_id": self._claim.job_id, "reason": str(error)})
-            self._verdict = self._judge(answer, deadline, lease_end)
+            answer = await self._report()
+            verdict = self._judge(answer, process.pid)
+            if (verdict and self._verdict in (None, verdict)) or verdict == "lost":
+                kill_at = min(kill_at, self._stop_trainer(process, verdict))
+            if time.monotonic() >= kill_at:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                return
             await asyncio.sleep(_PULSE_S)
-        log.info("stopping the trainer", extra={"job_id": self._claim.job_id, "reason": self._verdict})
-        await self._terminate(process)
 
-    def _judge(self, answer: str | None, deadline: float, lease_end: float) -> str | None:
-        if answer in ("cancel", "lost"):
+    async def _report(self) -> str | None:
+        """Write and beat, as far as they are due. Returns the store's answer; None when it was not asked or is away."""
+        answer = None
+        try:
+            if self._news.is_set():
+                self._news.clear()
+                answer = await self._write()
+            if time.monotonic() >= self._beat_at:
+                asked = time.monotonic()
+                answer = await self._store.beat(self._claim, lease_s=self._settings.lease_s)
+                self._beat_at, self._lease_end = asked + self._settings.beat_s, asked + self._settings.lease_s
+        except Unavailable as error:
+            self._news.set()  # what was not written stays; write it when Redis is back
+            log.warning("Redis is away", extra={"job_id": self._claim.job_id, "reason": str(error)})
+        return answer
+
+    def _judge(self, answer: str | None, pid: int) -> str | None:
+        """Why the trainer should stop, if it should."""
+        if answer in ("cancel", "pause", "lost"):
             return answer
-        if time.monotonic() > deadline:
+        if _memory_of(pid) > self._settings.memory_per_trainer:
+            return "memory"
+        if time.monotonic() > self._deadline:
             return "timeout"
         if self._stopping.is_set():
             return "stop"
         # Redis was away for a whole lease. Somebody else may have the job; training on is only heat.
-        return "lost" if time.monotonic() > lease_end and answer is None else None
+        return "lost" if time.monotonic() > self._lease_end and answer is None else None
+
+    def _stop_trainer(self, process: asyncio.subprocess.Process, verdict: str) -> float:
+        """Tell the trainer to stop, once. Returns when it is to be killed."""
+        if self._verdict == verdict:
+            return math.inf
+        self._verdict = verdict
+        log.info("stopping the trainer", extra={"job_id": self._claim.job_id, "reason": verdict})
+        if verdict in ("lost", "memory"):
+            return time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        return time.monotonic() + self._settings.stop_s
 
     async def _write(self) -> str:
-        """Store the points and epochs that wait. They are dropped only once they are stored."""
+        """Store what waits: how it began, points, epochs. It is dropped only once it is stored."""
+        if self._started:
+            await self._store.begin(self._claim, self._started["backend"], resumed_from=self._started["resumed_from"])
+            self._started = None
         count, epochs = len(self._points), len(self._epochs)
         answer = await self._store.append(
-            self._claim,
-            self._points[:count],
-            steps_done=self._steps_done,
-            images_per_s=self._images_per_s,
-            backend=self._backend,
+            self._claim, self._points[:count], steps_done=self._steps_done, images_per_s=self._images_per_s
         )
         del self._points[:count]
         for metrics in self._epochs[:epochs]:
             await self._store.end_epoch(self._claim, metrics)
         del self._epochs[:epochs]
         return answer
-
-    async def _terminate(self, process: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), self._settings.stop_s)
 
     async def _end_process(self, process: asyncio.subprocess.Process) -> None:
         """Whatever happened, no trainer is left behind. One that has said its last word gets a moment to leave."""
@@ -189,21 +217,38 @@ class Supervisor:
         match self._verdict, self._final:
             case "lost", _:
                 return "lost"
-            case "cancel", _:
-                return await self._store.finish(self._claim, Status.CANCELLED)
             case _, {"type": "done", "result": result, "files": files}:
                 return await self._store.finish(self._claim, Status.SUCCEEDED, result=result, files=files)
             case _, {"type": "failed", "code": code, "message": message, "step": step}:
-                error = JobError(code=code, message=message, step=step)
-                return await self._store.finish(self._claim, Status.FAILED, error=error)
+                return await self._fail(code, message, step)
+            case "memory", _:
+                limit = self._settings.memory_per_trainer >> 20
+                return await self._fail("out_of_memory", f"it took more than {limit} MiB", self._steps_done)
             case "timeout", _:
                 limit = self._claim.spec.max_runtime_s
-                error = JobError(code="max_runtime", message=f"it ran longer than {limit} s", step=self._steps_done)
-                return await self._store.finish(self._claim, Status.FAILED, error=error)
-            case "stop", _:
-                return await self._store.release(self._claim)
-            case _:  # it crashed, or was killed
+                return await self._fail("max_runtime", f"it ran longer than {limit} s", self._steps_done)
+            case None, None:  # it crashed, or was killed
                 return await self._store.retry(self._claim.job_id, self._claim, WORKER_LOST)
+            case _:  # it was asked to stop, by us or by whoever stops the machine
+                return await self._store.stop(self._claim, partial=self._partial)
+
+    async def _fail(self, code: str, message: str, step: int | None) -> str:
+        error = JobError(code=code, message=message, step=step)
+        return await self._store.finish(self._claim, Status.FAILED, error=error, partial=self._partial)
+
+    @property
+    def _partial(self) -> dict[str, Any] | None:
+        """The weights of a trainer that was stopped."""
+        return self._final["files"] if self._final and self._final["type"] == "stopped" else None
+
+
+def _memory_of(pid: int) -> int:
+    """Bytes of memory a process has; 0 where the system does not say (only Linux does), or when it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def record_failure(job_id: str, error: Exception) -> None:

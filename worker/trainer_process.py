@@ -3,23 +3,27 @@
 A crash, a leak or a CUDA context stays in here. It gets ready first (imports Paddle, loads the data set) and then waits: the
 supervisor (`worker.run`) writes one line, the assignment, to stdin and keeps stdin open; when it ends, the supervisor is gone
 and so is this process. Each line written to stdout is one message: `{"type": "started" | "block" | "epoch" | "done" |
-"failed", ...}`.
+"stopped" | "failed", ...}`. SIGTERM asks it to save a checkpoint and the weights so far, say `stopped`, and leave.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
+import logging
 import math
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from core.errors import TrainingError
 from core.jobs import artifacts
+from core.jobs.spool import Message, Spool
 from core.settings import Settings, configure_logging
 from core.spec import TRAIN_IMAGES, JobSpec
 from core.training import runtime
@@ -27,6 +31,12 @@ from core.training import runtime
 if TYPE_CHECKING:
     from core.training.datasets import Dataset
     from core.training.fused import Kernel
+    from core.training.network import Weights
+    from core.training.progress import Progress
+
+_POINTS_A_LINE = 10_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,7 @@ class Setup:
 
     device: str  # where `auto` trains
     threads: int
+    checkpoint_s: float
     kernel: str  # fused or plain
     kernels: str | None
     cache: str
@@ -46,6 +57,7 @@ class Setup:
         return cls(
             device=settings.device,
             threads=settings.threads_per_trainer,
+            checkpoint_s=settings.checkpoint_s,
             kernel=settings.kernel,
             kernels=str(settings.kernels) if settings.kernels else None,
             cache=str(settings.cache_dir),
@@ -56,11 +68,12 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One job: its spec, and the folder its weights go to."""
+    """One job: its spec, the folder that this claim writes to, and the last step whose loss is stored already."""
 
     job_id: str
     spec: dict[str, Any]
     folder: str
+    last_step: int
 
 
 def main() -> None:
@@ -78,7 +91,7 @@ def main() -> None:
     line = sys.stdin.readline()
     if line:
         threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
-        _work(setup, Assignment(**json.loads(line)), kernel, out)
+        Job(setup, Assignment(**json.loads(line)), kernel, out).work()
     os._exit(0)  # all is said and written; the interpreter's own way out would wait for the thread that reads
 
 
@@ -98,17 +111,116 @@ def _get_ready(setup: Setup) -> "Kernel | None":
     return kernel
 
 
-def _work(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
-    try:
-        _train(setup, assignment, kernel, out)
-    except TrainingError as error:
-        _send(out, type="failed", code=error.code, message=str(error), step=error.step)
-    except BrokenPipeError:
-        return  # the supervisor is gone; nobody listens
-    except OSError as error:  # a full disk, a folder that cannot be written
-        _send(out, type="failed", code="internal", message=f"the trainer's files: {error.strerror or error}", step=None)
-    except MemoryError:
-        _send(out, type="failed", code="out_of_memory", message="the trainer ran out of memory", step=None)
+class Job:
+    """One job of this process, from the assignment to the last word."""
+
+    def __init__(self, setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
+        spec = JobSpec.model_validate(assignment.spec)
+        self._spec = spec.model_copy(update={"device": setup.device}) if spec.device == "auto" else spec
+        self._setup, self._assignment, self._kernel, self._out = setup, assignment, kernel, out
+        self._folder = Path(assignment.folder)
+        self._stopping = False
+
+    def work(self) -> None:
+        """Train, and say how it went, whatever happens. Only a process that died says nothing."""
+        try:
+            self._train()
+        except TrainingError as error:
+            self._fail(error.code, str(error), error.step)
+        except BrokenPipeError:
+            return  # the supervisor is gone; nobody listens
+        except OSError as error:  # a full disk, a folder that cannot be written
+            self._fail("internal", f"the trainer's files: {error.strerror or error}")
+        except MemoryError:
+            self._fail("out_of_memory", "the trainer ran out of memory")
+        except Exception:  # a bug: the same bug would wait in every other attempt
+            log.exception("unforeseen error", extra={"job_id": self._assignment.job_id})
+            self._fail("internal", "a bug in the trainer; the worker's log has it")
+
+    def _fail(self, code: str, message: str, step: int | None = None) -> None:
+        self._send("failed", code=code, message=message, step=step)
+
+    def _train(self) -> None:
+        from core.training import trainer
+        from core.training.checkpoint import Checkpoint
+        from core.training.progress import Block, EpochEnd, Finished, Started
+
+        trainer.select_device(self._spec.device)  # a missing device is reported before a data set is fetched
+        data = _load(self._spec.dataset, self._setup)
+        spool = Spool(self._folder)
+        for progress in self._begin(data, spool):
+            match progress:
+                case Started():
+                    self._send("started", backend=progress.backend, resumed_from=progress.resumed_from_step)
+                case Block():
+                    points = [_point(point) for point in progress.points]
+                    told = {"steps_done": progress.steps_done, "images_per_s": progress.images_per_s}
+                    spool.add(self._send("block", points=points, **told))
+                case EpochEnd():
+                    spool.add(self._send("epoch", metrics=_finite(dataclasses.asdict(progress))))
+                case Checkpoint():
+                    spool.sync()
+                    artifacts.publish_checkpoint(self._folder, progress.step, progress.to_bytes())
+                    if self._stopping:
+                        files = self._publish(progress.part("network"))
+                        self._send("stopped", step=progress.step, files=files)
+                        return
+                case Finished():
+                    result = dataclasses.asdict(progress)
+                    del result["weights"]
+                    self._send("done", files=self._publish(progress.weights), result=_finite(result))
+
+    def _begin(self, data: "Dataset", spool: Spool) -> "Iterator[Progress]":
+        """The training's progress, from the furthest checkpoint that can be used. What was told before it is told again."""
+        from core.training import trainer
+        from worker.resume import resumptions
+
+        signal.signal(signal.SIGTERM, self._stop)
+        for found in [*resumptions(self._folder.parent, self._spec), None]:
+            run = trainer.train(
+                self._spec,
+                data,
+                kernel=self._kernel,
+                checkpoint_s=self._setup.checkpoint_s,
+                wants_checkpoint=lambda: self._stopping,
+                resume=found.checkpoint if found else None,
+            )
+            try:
+                started = next(run)
+            except ValueError as error:
+                log.warning("cannot resume", extra={"job_id": self._assignment.job_id, "reason": str(error)})
+                continue
+            for message in found.told if found else []:
+                spool.add(message)
+                self._tell_again(message)
+            return itertools.chain([started], run)
+        raise AssertionError("a training from step 0 can always begin")
+
+    def _tell_again(self, message: Message) -> None:
+        """Loss points that are stored are left out; there may be many."""
+        if message["type"] == "block":
+            new = [point for point in message["points"] if point["step"] > self._assignment.last_step]
+            for start in range(0, len(new) or 1, _POINTS_A_LINE):
+                self._send(**message | {"points": new[start : start + _POINTS_A_LINE]})
+        else:
+            self._send(**message)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _publish(self, weights: "Weights") -> dict[str, Any]:
+        import safetensors.numpy
+
+        from core.training.network import to_pdparams
+
+        contents = {"pdparams": to_pdparams(weights), "safetensors": safetensors.numpy.save(weights)}
+        return {name: artifacts.publish(self._folder, artifacts.FORMATS[name], it) for name, it in contents.items()}
+
+    def _send(self, type: str, **fields: Any) -> Message:
+        message = {"type": type, **fields}
+        self._out.write(json.dumps(message, allow_nan=False) + "\n")
+        self._out.flush()
+        return message
 
 
 def _folder(setup: Setup) -> Path | None:
@@ -122,45 +234,6 @@ def _load(name: str, setup: Setup) -> "Dataset":
     return datasets.load(name, cache=Path(setup.cache), folder=_folder(setup))
 
 
-def _train(setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
-    from core.training import trainer
-    from core.training.progress import Block, EpochEnd, Finished, Started
-
-    spec = JobSpec.model_validate(assignment.spec)
-    if spec.device == "auto":
-        spec = spec.model_copy(update={"device": setup.device})
-    trainer.select_device(spec.device)  # a missing device is reported before a data set is fetched
-    data = _load(spec.dataset, setup)
-    for progress in trainer.train(spec, data, kernel=kernel):
-        match progress:
-            case Started():
-                _send(out, type="started", backend=dataclasses.asdict(progress))
-            case Block():
-                _send(
-                    out,
-                    type="block",
-                    points=[_point(point) for point in progress.points],
-                    steps_done=progress.steps_done,
-                    images_per_s=progress.images_per_s,
-                )
-            case EpochEnd():
-                _send(out, type="epoch", metrics=_finite(dataclasses.asdict(progress)))
-            case Finished():
-                files = _publish(Path(assignment.folder), progress.weights)
-                result = dataclasses.asdict(progress)
-                del result["weights"]
-                _send(out, type="done", files=files, result=_finite(result))
-
-
-def _publish(folder: Path, weights: dict[str, Any]) -> dict[str, Any]:
-    import safetensors.numpy
-
-    from core.training.network import to_pdparams
-
-    contents = {"pdparams": to_pdparams(weights), "safetensors": safetensors.numpy.save(weights)}
-    return {name: artifacts.publish(folder, artifacts.FORMATS[name], content) for name, content in contents.items()}
-
-
 def _point(point: Any) -> dict[str, Any]:
     """A loss point as it is stored: strict JSON, so a loss that is not finite is null and named beside."""
     fields = dataclasses.asdict(point)
@@ -171,11 +244,6 @@ def _point(point: Any) -> dict[str, Any]:
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-
-
-def _send(out: IO[str], **message: Any) -> None:
-    out.write(json.dumps(message, allow_nan=False) + "\n")
-    out.flush()
 
 
 def _private_stdout() -> IO[str]:

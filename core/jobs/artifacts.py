@@ -1,8 +1,18 @@
-"""The files of a job: every path, and how a file is published so that nobody ever sees a part of one."""
+"""The files of a job: every path, and how a file is published so that nobody ever sees a part of one.
+
+    jobs/<id>/job.json, history.jsonl      the record and the loss history, for `descent reindex`
+    jobs/<id>/<token>/model.*              the weights that one claim published
+    jobs/<id>/<token>/checkpoint-<step>-<sha256>.safetensors
+    jobs/<id>/<token>/spool.jsonl          what the claim's trainer told, from step 0 on
+
+A claim writes only below its own token, so a stale one never touches what a newer one published.
+"""
 
 import hashlib
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +20,40 @@ from core.errors import ArtifactCorrupt
 
 FORMATS = {"pdparams": "model.pdparams", "safetensors": "model.safetensors"}
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+SPOOL, RECORD, HISTORY = "spool.jsonl", "job.json", "history.jsonl"
+CHECKPOINTS_KEPT = 2
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]{9})-([0-9a-f]{64})\.safetensors")
+
+
+def job_dir(jobs_dir: Path, job_id: str) -> Path:
+    if not JOB_ID.fullmatch(job_id):
+        raise ValueError("not a job id")
+    return jobs_dir / job_id
 
 
 def attempt_dir(jobs_dir: Path, job_id: str, token: str) -> Path:
-    """Folder that one claim alone writes to, so that a stale one never touches what a newer one published."""
-    if not JOB_ID.fullmatch(job_id) or not token.isdecimal():
-        raise ValueError("not a job id and a token")
-    return jobs_dir / job_id / token
+    """Folder that one claim alone writes to."""
+    if not token.isdecimal():
+        raise ValueError("not a token")
+    return job_dir(jobs_dir, job_id) / token
 
 
 def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
-    """Write a file so that it is absent or complete, also after a power cut: temp, fsync, rename, fsync of the folder.
+    """Write a file so that it is absent or complete, also after a power cut: temp, fsync, rename, fsync of the folders.
 
-    Returns its description for the record: `path` (below the jobs folder), `sha256`, `size_bytes`.
+    Returns its description for the record: `path` (below the folder two levels up), `sha256`, `size_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{name}.{os.getpid()}.tmp"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / name)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / name)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     for changed in (folder, folder.parent, folder.parent.parent):
         _fsync_folder(changed)
     path = f"{folder.parent.name}/{folder.name}/{name}"
@@ -39,13 +62,79 @@ def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
 
 def read_verified(jobs_dir: Path, file: dict[str, Any]) -> bytes:
     """The bytes of a published file. Raises ArtifactCorrupt when it is missing or differs from its digest."""
+    return _read(jobs_dir / file["path"], file["sha256"])
+
+
+def _read(path: Path, sha256: str) -> bytes:
     try:
-        content = jobs_dir.joinpath(file["path"]).read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise ArtifactCorrupt(f"the model's file cannot be read ({type(error).__name__})") from error
-    if hashlib.sha256(content).hexdigest() != file["sha256"]:
-        raise ArtifactCorrupt("the model's file does not match its digest")
+        raise ArtifactCorrupt(f"a stored file cannot be read ({type(error).__name__})") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactCorrupt("a stored file does not match its digest")
     return content
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def publish_checkpoint(folder: Path, step: int, content: bytes) -> None:
+    """Publish a checkpoint of the claim that `folder` belongs to; its digest is in its name.
+
+    Of the job's checkpoints, this claim's and older ones', the newest two stay. What a newer claim has is not touched.
+    """
+    publish(folder, f"checkpoint-{step:09d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+    own = int(folder.name)
+    for path in [path for path in checkpoints(folder.parent) if int(path.parent.name) <= own][CHECKPOINTS_KEPT:]:
+        path.unlink(missing_ok=True)
+        if path.parent != folder and {file.name for file in path.parent.iterdir()} <= {SPOOL}:
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def checkpoints(job: Path) -> list[Path]:
+    """A job's checkpoints, of all its claims, the furthest first."""
+    found = [path for path in job.glob("*/checkpoint-*.safetensors") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.name[:20], int(path.parent.name)), reverse=True)
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """The bytes of a checkpoint. Raises ArtifactCorrupt when it is gone or differs from the digest in its name."""
+    named = _CHECKPOINT.fullmatch(path.name)
+    assert named
+    return _read(path, named[2])
+
+
+# --- the end of a job --------------------------------------------------------------------------------------------------
+
+
+def sweep(job: Path, kept: set[str]) -> None:
+    """Remove what attempts left behind: all but the published files in `kept`, the newest checkpoints and their spools."""
+    newest = checkpoints(job)[:CHECKPOINTS_KEPT]
+    keep = {job.parent / path for path in kept} | set(newest) | {path.parent / SPOOL for path in newest}
+    for temporary in job.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+    for folder in _folders(job):
+        for path in [path for path in folder.iterdir() if path not in keep]:
+            path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def remove(jobs_dir: Path, job_id: str) -> None:
+    """Remove all files of a job. Raises OSError when that cannot be done."""
+    folder = job_dir(jobs_dir, job_id)
+    if folder.exists():
+        shutil.rmtree(folder)
+        _fsync_folder(jobs_dir)
+
+
+def newest_token(job: Path) -> int:
+    """The highest token that any claim of the job wrote under; 0 for none."""
+    return max((int(folder.name) for folder in _folders(job)), default=0)
+
+
+def _folders(job: Path) -> Iterator[Path]:
+    return (folder for folder in job.glob("[0-9]*") if folder.name.isdecimal() and folder.is_dir())
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -5,6 +5,8 @@ Each setting below answers a measured trap of Celery over Redis; `docs/architect
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -61,15 +63,28 @@ def enqueue(app: Celery, job_id: str) -> None:
         raise Unavailable(f"queue: {type(error).__name__}") from error
 
 
+def count_waiting(app: Celery) -> int:
+    """How many messages lie in the queue now. Raises Unavailable."""
+    with _queue(app) as redis:
+        return int(redis.llen(QUEUE))
+
+
 def waiting_ids(app: Celery) -> set[str]:
-    """Ids of the jobs whose message lies in the queue now. Raises Unavailable."""
+    """Ids of the jobs whose message lies in the queue now. Reads all of it. Raises Unavailable."""
+    with _queue(app) as redis:
+        messages: list[bytes] = redis.lrange(QUEUE, 0, -1)
+    return {job_id for job_id in map(_task_id, messages) if job_id}
+
+
+@contextmanager
+def _queue(app: Celery) -> Iterator[Any]:
+    """Kombu's own Redis connection. Raises Unavailable."""
     with app.connection_for_read(connect_timeout=2) as connection:
         lost: tuple[type[Exception], ...] = (*connection.connection_errors, *connection.channel_errors)
         try:
-            messages: list[bytes] = connection.default_channel.client.lrange(QUEUE, 0, -1)
+            yield connection.default_channel.client
         except (OperationalError, OSError, *lost) as error:
             raise Unavailable(f"queue: {type(error).__name__}") from error
-    return {job_id for job_id in map(_task_id, messages) if job_id}
 
 
 def _task_id(message: bytes) -> str | None:

@@ -11,13 +11,15 @@ from core.spec import JobSpec
 
 
 class Status(StrEnum):
-    """Where a job stands: queued -> running -> succeeded | failed | cancelled, with `cancelling` on the way.
+    """Where a job stands: queued -> running -> succeeded | failed | cancelled, with the others on the way.
 
     The legal moves between them are in `moves.lua`, which makes them.
     """
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
     CANCELLING = "cancelling"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -25,7 +27,7 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """True when the job will not change any more and everything it will ever have is there."""
+        """True when everything the job will have is there, and only an explicit resume changes it again."""
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
@@ -64,7 +66,8 @@ class Result(_Frozen):
 
 
 class ModelInfo(_Frozen):
-    ready: bool = False
+    ready: bool = Field(False, description="Whether there are weights to download.")
+    partial: bool = Field(False, description="True for the weights of a run that was stopped on its way.")
     sha256: str | None = Field(None, description="Digest of the safetensors file.")
     size_bytes: int | None = None
 
@@ -105,7 +108,7 @@ class JobSummary(_Frozen):
 
 
 class Job(JobSummary):
-    resumed_from_step: int | None = Field(None, description="Where the last attempt went on; null: it began at step 0.")
+    resumed_from_step: int | None = Field(description="Where the last attempt went on; null: it began at step 0.")
     queue_position: int | None = Field(description="0 is next; null when the job is not queued.")
     backend: Backend | None = Field(description="null until a worker has begun")
     transitions: list[Transition]

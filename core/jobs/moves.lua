@@ -1,16 +1,25 @@
+#!lua flags=allow-oom
 -- Every change of a job's state, each one atomic. Called as: EVALSHA 0 <move> <arguments...>
 --
 -- The record is the truth: a job is the hash descent:job:<id>, and its status only changes here.
---   status     queued -> running -> succeeded | failed | cancelled, with cancelling on the way
+--   status     queued -> running -> succeeded | failed | cancelled, with cancelling, pausing and paused on the way
 --   token      counts claims, never goes back, and fences: a write with an older token is refused ('lost')
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:queued (id -> created), descent:running (id -> end of
 -- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, and two rankings for /predict.
--- All times are the server's own, in milliseconds.
+-- Two sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
+-- jobs whose files are to go). All times are the server's own, in milliseconds.
+-- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local moves = {}
+
+local TERMINAL = {succeeded = true, failed = true, cancelled = true}
+local HELD = {running = true, cancelling = true, pausing = true}
+local ANSWER = {running = 'go_on', cancelling = 'cancel', pausing = 'pause'}
+local DAY_MS = 24 * 3600 * 1000
+local FULL = 0.8 -- of the server's memory limit
 
 local function key(id) return 'descent:job:' .. id end
 
@@ -25,62 +34,109 @@ end
 
 local function is_held(id, token)
   local record = redis.call('HMGET', key(id), 'status', 'token')
-  return record[2] == token and (record[1] == 'running' or record[1] == 'cancelling')
+  return record[2] == token and HELD[record[1]]
+end
+
+-- out of the queue, or out of a worker's hands; the time it ran counts for its limit
+local function leave(id)
+  redis.call('ZREM', 'descent:queued', id)
+  if redis.call('ZREM', 'descent:running', id) == 1 then
+    redis.call('HINCRBY', key(id), 'ran_ms', now - redis.call('HGET', key(id), 'claimed_ms'))
+  end
 end
 
 local function end_with(id, status, error_json)
-  redis.call('ZREM', 'descent:running', id)
-  redis.call('ZREM', 'descent:queued', id)
+  leave(id)
   redis.call('HSET', key(id), 'finished_ms', now)
   if error_json then redis.call('HSET', key(id), 'error', error_json) end
+  redis.call('SADD', 'descent:unfiled', id)
   enter(id, status)
 end
 
 local function back_to_queue(id)
-  redis.call('ZREM', 'descent:running', id)
+  leave(id)
   redis.call('ZADD', 'descent:queued', redis.call('HGET', key(id), 'created_ms'), id)
   redis.call('HSET', key(id), 'rung_ms', 0)
   enter(id, 'queued')
 end
 
--- submit id spec spec_hash total_steps optimizer: store a new job, once. -> created | exists
-function moves.submit(id, spec, spec_hash, total_steps, optimizer)
-  if status_of(id) then return 'exists' end
+local function set_aside(id)
+  leave(id)
+  redis.call('SADD', 'descent:unfiled', id)
+  enter(id, 'paused')
+end
+
+local function is_nearly_full()
+  local memory = redis.call('INFO', 'memory')
+  local limit = tonumber(memory:match('maxmemory:(%d+)'))
+  return limit > 0 and tonumber(memory:match('used_memory:(%d+)')) > FULL * limit
+end
+
+local function rank(id, accuracy, at_ms)
+  redis.call('ZADD', 'descent:models:latest', at_ms, id)
+  redis.call('ZADD', 'descent:models:best', accuracy, id)
+end
+
+-- submit id spec spec_hash total_steps optimizer key body: store a new job, once. key and body are '' or digests: of the
+-- client's idempotency key, which names one job for a day, and of what was asked for with it.
+-- -> {created | known | reused | full, id}
+function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_key, body)
+  if status_of(id) then return {'created', id} end
+  local named = 'descent:idempotency:' .. idempotency_key
+  if idempotency_key ~= '' then
+    local known = redis.call('HMGET', named, 'id', 'body')
+    if known[1] and status_of(known[1]) then return {known[2] == body and 'known' or 'reused', known[1]} end
+  end
+  if is_nearly_full() then return {'full', ''} end
+  if idempotency_key ~= '' then
+    redis.call('HSET', named, 'id', id, 'body', body)
+    redis.call('PEXPIRE', named, DAY_MS)
+  end
   redis.call('HSET', key(id), 'spec', spec, 'spec_hash', spec_hash, 'total_steps', total_steps, 'optimizer', optimizer,
-    'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0)
+    'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
   redis.call('ZADD', 'descent:jobs', 0, id)
   redis.call('ZADD', 'descent:queued', now, id)
   enter(id, 'queued')
-  return 'created'
+  return {'created', id}
 end
 
 -- claim id worker lease_ms: queued -> running for one worker. The same worker asking again gets the same answer, so a
--- lost reply does no harm. -> {token, attempt, spec} | {} when there is nothing to do
+-- lost reply does no harm. -> {token, attempt, spec, last step stored, ms it ran before} | {} when there is nothing to do
 function moves.claim(id, worker, lease_ms)
-  local record = redis.call('HMGET', key(id), 'status', 'worker', 'token', 'attempt', 'spec')
-  if record[1] == 'running' and record[2] == worker then return {record[3], record[4], record[5]} end
-  if record[1] ~= 'queued' then return {} end
-  local token = redis.call('HINCRBY', key(id), 'token', 1)
-  local attempt = redis.call('HINCRBY', key(id), 'attempt', 1)
-  redis.call('HSET', key(id), 'worker', worker)
-  redis.call('HSETNX', key(id), 'started_ms', now)
-  redis.call('ZREM', 'descent:queued', id)
-  redis.call('ZADD', 'descent:running', now + lease_ms, id)
-  enter(id, 'running', worker)
-  return {tostring(token), tostring(attempt), record[5]}
+  local record = redis.call('HMGET', key(id), 'status', 'worker')
+  if record[1] ~= 'running' or record[2] ~= worker then
+    if record[1] ~= 'queued' then return {} end
+    redis.call('HINCRBY', key(id), 'token', 1)
+    redis.call('HINCRBY', key(id), 'attempt', 1)
+    redis.call('HSET', key(id), 'worker', worker, 'claimed_ms', now)
+    redis.call('HSETNX', key(id), 'started_ms', now)
+    redis.call('HDEL', key(id), 'partial')
+    redis.call('ZREM', 'descent:queued', id)
+    redis.call('ZADD', 'descent:running', now + lease_ms, id)
+    redis.call('SADD', 'descent:unfiled', id)
+    enter(id, 'running', worker)
+  end
+  return redis.call('HMGET', key(id), 'token', 'attempt', 'spec', 'last_step', 'ran_ms')
 end
 
--- beat id token lease_ms: renew the lease. -> go_on | cancel | lost
+-- begin id token backend spec_hash resumed_from: the trainer has begun: on what, and after which step ('' for the first).
+-- -> go_on | cancel | pause | lost
+function moves.begin(id, token, backend, spec_hash, resumed_from)
+  if not is_held(id, token) then return 'lost' end
+  redis.call('HSET', key(id), 'backend', backend, 'spec_hash', spec_hash, 'resumed_from', resumed_from, 'updated_ms', now)
+  return ANSWER[status_of(id)]
+end
+
+-- beat id token lease_ms: renew the lease. -> go_on | cancel | pause | lost
 function moves.beat(id, token, lease_ms)
   if not is_held(id, token) then return 'lost' end
   redis.call('ZADD', 'descent:running', now + lease_ms, id)
-  return status_of(id) == 'cancelling' and 'cancel' or 'go_on'
+  return ANSWER[status_of(id)]
 end
 
--- append id token steps_done images_per_s backend spec_hash [step point]...: add loss points, in order, each step once; a
--- step that an earlier attempt stored already is skipped. backend and the hash that names it are '' or as they are from now
--- on. -> go_on | cancel | lost
-function moves.append(id, token, steps_done, images_per_s, backend, spec_hash, ...)
+-- append id token steps_done images_per_s [step point]...: add loss points, in order, each step once; a step that an
+-- earlier attempt stored already is skipped. -> go_on | cancel | pause | lost
+function moves.append(id, token, steps_done, images_per_s, ...)
   if not is_held(id, token) then return 'lost' end
   local record = redis.call('HMGET', key(id), 'last_step', 'least_loss')
   local last, least = tonumber(record[1]), tonumber(record[2] or nil)
@@ -98,8 +154,7 @@ function moves.append(id, token, steps_done, images_per_s, backend, spec_hash, .
   end
   redis.call('HSET', key(id), 'last_step', last, 'steps_done', steps_done, 'images_per_s', images_per_s,
     'updated_ms', now)
-  if backend ~= '' then redis.call('HSET', key(id), 'backend', backend, 'spec_hash', spec_hash) end
-  return status_of(id) == 'cancelling' and 'cancel' or 'go_on'
+  return ANSWER[status_of(id)]
 end
 
 -- epoch id token number metrics: add the metrics of epoch `number` (from 0), once. -> go_on | lost
@@ -111,10 +166,11 @@ function moves.epoch(id, token, number, metrics)
   return 'go_on'
 end
 
--- finish id token status result model error accuracy: end the job. A cancel that was accepted before wins.
--- result, model and error are '' or JSON. -> the status entered | lost
-function moves.finish(id, token, status, result, model, error_json, accuracy)
+-- finish id token status result model error accuracy partial: end the job. A cancel that was accepted before wins.
+-- result, model, error and partial (the weights of a run that was stopped) are '' or JSON. -> the status entered | lost
+function moves.finish(id, token, status, result, model, error_json, accuracy, partial)
   if not is_held(id, token) then return 'lost' end
+  if partial ~= '' then redis.call('HSET', key(id), 'partial', partial) end
   if status_of(id) == 'cancelling' then
     end_with(id, 'cancelled')
     return 'cancelled'
@@ -122,22 +178,24 @@ function moves.finish(id, token, status, result, model, error_json, accuracy)
   if result ~= '' then redis.call('HSET', key(id), 'result', result) end
   if model ~= '' then
     redis.call('HSET', key(id), 'model', model)
-    redis.call('ZADD', 'descent:models:latest', now, id)
-    redis.call('ZADD', 'descent:models:best', accuracy, id)
+    rank(id, accuracy, now)
   end
   end_with(id, status, error_json ~= '' and error_json or nil)
   return status
 end
 
--- release id token: give a running job back unharmed (the worker is stopping); no attempt is used up.
-function moves.release(id, token)
+-- stop id token partial: the trainer was stopped unharmed, because the client asked for it or the worker is leaving: the
+-- job is cancelled, paused or queued again, and no attempt is used up. -> the status entered | lost
+function moves.stop(id, token, partial)
   if not is_held(id, token) then return 'lost' end
-  if status_of(id) == 'cancelling' then
+  if partial ~= '' then redis.call('HSET', key(id), 'partial', partial) end
+  local status = status_of(id)
+  if status == 'cancelling' then
     end_with(id, 'cancelled')
-  else
-    redis.call('HINCRBY', key(id), 'attempt', -1)
-    back_to_queue(id)
+    return 'cancelled'
   end
+  redis.call('HINCRBY', key(id), 'attempt', -1)
+  if status == 'pausing' then set_aside(id) else back_to_queue(id) end
   return status_of(id)
 end
 
@@ -150,25 +208,115 @@ function moves.retry(id, token, max_attempts, error_json)
     local lease_end = redis.call('ZSCORE', 'descent:running', id)
     if not lease_end or tonumber(lease_end) > now then return 'lost' end
   end
-  if status_of(id) == 'cancelling' then
+  local status = status_of(id)
+  if status == 'cancelling' then
     end_with(id, 'cancelled')
   elseif tonumber(redis.call('HGET', key(id), 'attempt')) >= tonumber(max_attempts) then
     end_with(id, 'failed', error_json)
+  elseif status == 'pausing' then
+    set_aside(id)
   else
     back_to_queue(id)
   end
   return status_of(id)
 end
 
--- cancel id: queued -> cancelled at once, running -> cancelling; any other state stays. -> the status before | ''
+-- cancel id: queued or paused -> cancelled at once, running or pausing -> cancelling; any other state stays.
+-- -> the status before | ''
 function moves.cancel(id)
   local status = status_of(id)
-  if status == 'queued' then
+  if status == 'queued' or status == 'paused' then
     end_with(id, 'cancelled')
-  elseif status == 'running' then
+  elseif status == 'running' or status == 'pausing' then
     enter(id, 'cancelling')
   end
   return status or ''
+end
+
+-- pause id: queued -> paused at once, running -> pausing; any other state stays. -> the status before | ''
+function moves.pause(id)
+  local status = status_of(id)
+  if status == 'queued' then
+    set_aside(id)
+  elseif status == 'running' then
+    enter(id, 'pausing')
+  end
+  return status or ''
+end
+
+-- resume id: a paused job, or one that ended without success, is queued again; one that is being paused goes on; any other
+-- state stays. -> the status before | ''
+function moves.resume(id)
+  local status = status_of(id)
+  if status == 'pausing' then
+    enter(id, 'running')
+  elseif status == 'paused' then
+    back_to_queue(id)
+  elseif status == 'failed' or status == 'cancelled' then
+    redis.call('HDEL', key(id), 'error', 'finished_ms')
+    redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0)
+    back_to_queue(id)
+  end
+  return status or ''
+end
+
+-- extend id epochs seen spec spec_hash total_steps: a job that has ended is queued again with a spec of `epochs` more, made
+-- from the one that was seen. Asked again while that goes on, it changes nothing.
+-- -> the status before | known | changed (the spec is not the one seen) | ''
+function moves.extend(id, epochs, seen, spec, spec_hash, total_steps)
+  local record = redis.call('HMGET', key(id), 'status', 'spec', 'extended')
+  local status = record[1] or ''
+  if status ~= '' and not TERMINAL[status] then return record[3] == epochs and 'known' or status end
+  if status == '' then return '' end
+  if record[2] ~= seen then return 'changed' end
+  redis.call('HDEL', key(id), 'error', 'finished_ms')
+  redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0, 'spec', spec, 'spec_hash', spec_hash,
+    'total_steps', total_steps, 'extended', epochs)
+  back_to_queue(id)
+  return status
+end
+
+-- delete id: forget a job that has ended; its files are left to whoever empties the trash. -> the status before | ''
+function moves.delete(id)
+  local status = status_of(id)
+  if not status then return '' end
+  if not TERMINAL[status] then return status end
+  for _, set in ipairs({'descent:jobs', 'descent:models:latest', 'descent:models:best'}) do
+    redis.call('ZREM', set, id)
+  end
+  redis.call('SREM', 'descent:unfiled', id)
+  redis.call('SADD', 'descent:trash', id)
+  redis.call('DEL', key(id), key(id) .. ':loss', key(id) .. ':epochs', key(id) .. ':transitions')
+  return status
+end
+
+-- filed id status token: the job's files say this; if the record says something else by now, they are to be written again
+function moves.filed(id, status, token)
+  local record = redis.call('HMGET', key(id), 'status', 'token')
+  if not record[1] or (record[1] == status and record[2] == token) then redis.call('SREM', 'descent:unfiled', id) end
+  return 'ok'
+end
+
+-- restore id record transitions epochs: a job from its files (JSON: an object and two lists); its points were pushed to
+-- <job>:restoring before. One that was running is queued. -> restored | exists
+function moves.restore(id, record_json, transitions_json, epochs_json)
+  local restoring = key(id) .. ':restoring'
+  if status_of(id) then
+    redis.call('DEL', restoring)
+    return 'exists'
+  end
+  local record = cjson.decode(record_json)
+  for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end
+  for _, text in ipairs(cjson.decode(transitions_json)) do redis.call('RPUSH', key(id) .. ':transitions', text) end
+  for _, text in ipairs(cjson.decode(epochs_json)) do redis.call('RPUSH', key(id) .. ':epochs', text) end
+  if redis.call('EXISTS', restoring) == 1 then redis.call('RENAME', restoring, key(id) .. ':loss') end
+  redis.call('ZADD', 'descent:jobs', 0, id)
+  if record.model then
+    local result = cjson.decode(record.result or '{}')
+    rank(id, tonumber(result.test_accuracy) or 0, record.finished_ms or now)
+  end
+  if record.status ~= 'paused' and not TERMINAL[record.status] then back_to_queue(id) end
+  return 'restored'
 end
 
 -- ring id min_age_ms: may the doorbell of this queued job be rung (again)? Marks it rung. -> 1 | 0

@@ -24,6 +24,7 @@ def job_of(job_id: str, record: dict[str, str], last: list[str], transitions: li
     """The whole job: its hash, the last loss point (if any), its transitions, its place in the queue (if it has one)."""
     return Job(
         **dict(summary_of(job_id, record, last)),
+        resumed_from_step=int(record["resumed_from"]) if record.get("resumed_from") else None,
         queue_position=position,
         backend=Backend(**json.loads(record["backend"])) if "backend" in record else None,
         transitions=[transition_of(text) for text in transitions],
@@ -42,7 +43,6 @@ def _at(ms: str | int) -> datetime:
 def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSummary:
     status, spec = Status(record["status"]), JobSpec.model_validate_json(record["spec"])
     point = json.loads(last[0]) if last else None
-    model = json.loads(record["model"])["safetensors"] if "model" in record else None
     return JobSummary(
         id=job_id,
         status=status,
@@ -57,9 +57,17 @@ def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSumma
         progress=_progress(status, spec, int(record["steps_done"]), float(record.get("images_per_s", 0))),
         latest=Latest(step=point["step"], loss=point["loss"]) if point else None,
         result=Result(**json.loads(record["result"])) if "result" in record else Result(),
-        model=ModelInfo(ready=True, sha256=model["sha256"], size_bytes=model["size_bytes"]) if model else ModelInfo(),
+        model=_model(record),
         error=JobError(**json.loads(record["error"])) if "error" in record else None,
     )
+
+
+def _model(record: dict[str, str]) -> ModelInfo:
+    text = record.get("partial") or record.get("model")
+    if not text:
+        return ModelInfo()
+    file = json.loads(text)["safetensors"]
+    return ModelInfo(ready=True, partial="partial" in record, sha256=file["sha256"], size_bytes=file["size_bytes"])
 
 
 def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> Progress:

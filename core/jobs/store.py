@@ -1,5 +1,6 @@
 """The job store: the one home of Redis and of every key. Moves are atomic scripts in `moves.lua`; reads are here."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
-from core.errors import FieldProblem, InvalidRequest, ModelNotReady, NotFound, Unavailable
+from core.errors import FieldProblem, InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
 from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, new_job_id
 from core.jobs.record import job_of, summary_of
 from core.spec import JobSpec
@@ -37,6 +38,8 @@ class Claim:
     token: str
     attempt: int
     spec: JobSpec
+    last_step: int = -1  # of the last loss point that is stored
+    ran_s: float = 0.0  # how long earlier attempts trained; counts for the job's time limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,20 @@ class StoredModel:
     job_id: str
     files: dict[str, dict[str, Any]]  # format -> {"path", "sha256", "size_bytes"}
     test_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawJob:
+    """A job exactly as it is stored, for its files: the record's fields, and the lists of JSON texts beside it."""
+
+    job_id: str
+    record: dict[str, str]
+    transitions: list[str]
+    epochs: list[str]
+
+    @property
+    def status(self) -> Status:
+        return Status(self.record["status"])
 
 
 def _reaching_redis(
@@ -92,12 +109,29 @@ class JobStore:
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
-    @_reaching_redis
     async def submit(self, spec: JobSpec) -> Job:
-        """Store a new queued job. Once this returns, the job will run, whatever becomes of its message."""
-        job_id = new_job_id()
-        await self._move("submit", job_id, spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name)
-        return await self._get(job_id)
+        """Store a new queued job. Once this returns, the job will run, whatever becomes of its message.
+
+        Raises Unavailable also when the server's memory is nearly full.
+        """
+        return (await self.submit_once(spec, None))[0]
+
+    @_reaching_redis
+    async def submit_once(self, spec: JobSpec, idempotency_key: str | None) -> tuple[Job, bool]:
+        """As `submit`; with a key that was used for the same spec within a day, it is the job made then.
+
+        Returns the job, and whether it is new. Raises KeyReused when the key came with another spec.
+        """
+        text = spec.model_dump_json()
+        digests = (_digest(idempotency_key), _digest(text)) if idempotency_key is not None else ("", "")
+        outcome, job_id = await self._move(
+            "submit", new_job_id(), text, spec.hash(), spec.total_steps, spec.optimizer.name, *digests
+        )
+        if outcome == "full":
+            raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
+        if outcome == "reused":
+            raise KeyReused("this Idempotency-Key was used for another job")
+        return await self._get(job_id), outcome == "created"
 
     @_reaching_redis
     async def get(self, job_id: str) -> Job:
@@ -203,7 +237,63 @@ class JobStore:
         before = await self._move("cancel", job_id)
         if not before:
             raise NotFound("no such job")
+        return await self._get(job_id), not Status(before).terminal and before != Status.CANCELLING
+
+    @_reaching_redis
+    async def pause(self, job_id: str) -> tuple[Job, bool]:
+        """Ask a job to stop for now: at once when it is queued, with its worker's next beat when it runs.
+
+        Returns the job, and whether this call changed anything. Raises NotFound.
+        """
+        before = await self._move("pause", job_id)
+        if not before:
+            raise NotFound("no such job")
         return await self._get(job_id), before in (Status.QUEUED, Status.RUNNING)
+
+    @_reaching_redis
+    async def resume(self, job_id: str) -> tuple[Job, bool]:
+        """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint.
+
+        Returns the job, and whether this call changed anything. Raises NotFound, or JobNotTerminal while it is being
+        cancelled.
+        """
+        before = await self._move("resume", job_id)
+        if not before:
+            raise NotFound("no such job")
+        if before == Status.CANCELLING:
+            raise JobNotTerminal("the job is being cancelled; it can be resumed when it is cancelled", retry_after_s=2)
+        resumed = (Status.PAUSED, Status.PAUSING, Status.FAILED, Status.CANCELLED)
+        return await self._get(job_id), before in resumed
+
+    @_reaching_redis
+    async def extend(self, job_id: str, epochs: int) -> tuple[Job, bool]:
+        """Queue a job that has ended again, for `epochs` more. Asked again while it goes on, it changes nothing.
+
+        Returns the job, and whether this call changed anything. Raises NotFound, JobNotTerminal, or InvalidRequest when
+        the longer job would break a limit.
+        """
+        while True:
+            seen = await self._redis.hget(_PREFIX + job_id, "spec")
+            if seen is None:
+                raise NotFound("no such job")
+            spec = JobSpec.model_validate_json(seen)
+            longer = spec.extended(epochs)
+            text, digest, steps = longer.model_dump_json(), longer.hash(), longer.total_steps
+            before = await self._move("extend", job_id, epochs, seen, text, digest, steps)
+            if before == "changed":
+                continue
+            if before and before != "known" and not Status(before).terminal:
+                raise JobNotTerminal(f"the job is {before}; only one that has ended can be extended")
+            return await self._get(job_id), before != "known"
+
+    @_reaching_redis
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that has ended; its files are the caller's to remove (`emptied`). Raises NotFound, JobNotTerminal."""
+        before = await self._move("delete", job_id)
+        if not before:
+            raise NotFound("no such job")
+        if not Status(before).terminal:
+            raise JobNotTerminal(f"the job is {before}; cancel it first")
 
     @_reaching_redis
     async def model(self, name: str) -> StoredModel:
@@ -214,9 +304,12 @@ class JobStore:
             if not ids:
                 raise NotFound("no job has finished with a model yet: POST /jobs first")
             job_id = ids[0]
-        status, model, result = await self._redis.hmget(_PREFIX + job_id, ["status", "model", "result"])
+        record = await self._redis.hmget(_PREFIX + job_id, ["status", "model", "partial", "result"])
+        status, model, partial, result = record
         if status is None:
             raise NotFound("no such job or model")
+        if partial is not None and name == job_id:
+            return StoredModel(job_id=job_id, files=json.loads(partial), test_accuracy=None)
         if model is None:
             if Status(status).terminal:
                 raise ModelNotReady(f"the job ended as {status} and left no model")
@@ -232,12 +325,26 @@ class JobStore:
         reply = await self._move("claim", job_id, worker, _ms(lease_s))
         if not reply:
             return None
-        token, attempt, spec = reply
-        return Claim(job_id=job_id, token=token, attempt=int(attempt), spec=JobSpec.model_validate_json(spec))
+        token, attempt, spec, last_step, ran_ms = reply
+        return Claim(
+            job_id=job_id,
+            token=token,
+            attempt=int(attempt),
+            spec=JobSpec.model_validate_json(spec),
+            last_step=int(last_step),
+            ran_s=int(ran_ms) / 1000,
+        )
+
+    @_reaching_redis
+    async def begin(self, claim: Claim, backend: dict[str, Any], *, resumed_from: int | None) -> str:
+        """The trainer has begun, on this backend, after that step. Returns as `beat` does."""
+        where = "" if resumed_from is None else resumed_from
+        spec_hash = claim.spec.hash(backend)
+        return cast(str, await self._move("begin", claim.job_id, claim.token, to_json(backend), spec_hash, where))
 
     @_reaching_redis
     async def beat(self, claim: Claim, *, lease_s: float) -> str:
-        """Renew the lease. Returns `go_on`, `cancel`, or `lost` when the job is not the caller's any more."""
+        """Renew the lease. Returns `go_on`, `cancel`, `pause`, or `lost` when the job is not the caller's any more."""
         return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
 
     @_reaching_redis
@@ -248,16 +355,13 @@ class JobStore:
         *,
         steps_done: int,
         images_per_s: float,
-        backend: dict[str, Any] | None = None,
     ) -> str:
         """Add loss points in the order of their steps; those already there are left alone. Returns as `beat` does."""
-        described = (to_json(backend), claim.spec.hash(backend)) if backend else ("", "")
         answer = "go_on"
         for start in range(0, len(points) or 1, _APPEND_CHUNK):
             chunk = points[start : start + _APPEND_CHUNK]
             items = [item for point in chunk for item in (point["step"], to_json(point))]
-            head = (claim.job_id, claim.token, steps_done, images_per_s, *described)
-            answer = await self._move("append", *head, *items)
+            answer = await self._move("append", claim.job_id, claim.token, steps_done, images_per_s, *items)
         return answer
 
     @_reaching_redis
@@ -273,8 +377,12 @@ class JobStore:
         result: dict[str, Any] | None = None,
         files: dict[str, dict[str, Any]] | None = None,
         error: JobError | None = None,
+        partial: dict[str, dict[str, Any]] | None = None,
     ) -> str:
-        """End the job. Returns the status it has now (an accepted cancel wins), or `lost`."""
+        """End the job. `files` are the trained weights, `partial` those of a run that was stopped on its way.
+
+        Returns the status it has now (an accepted cancel wins), or `lost`.
+        """
         return cast(
             str,
             await self._move(
@@ -286,19 +394,62 @@ class JobStore:
                 to_json(files) if files else "",
                 error.model_dump_json() if error else "",
                 (result or {}).get("test_accuracy") or 0,
+                to_json(partial) if partial else "",
             ),
         )
 
     @_reaching_redis
-    async def release(self, claim: Claim) -> str:
-        """Give the job back unharmed: it is queued again and no attempt is used up."""
-        return cast(str, await self._move("release", claim.job_id, claim.token))
+    async def stop(self, claim: Claim, *, partial: dict[str, dict[str, Any]] | None = None) -> str:
+        """Give the job back unharmed: cancelled or paused if the client wants that, else queued; no attempt is used up."""
+        return cast(str, await self._move("stop", claim.job_id, claim.token, to_json(partial) if partial else ""))
 
     @_reaching_redis
     async def retry(self, job_id: str, claim: Claim | None, error: JobError) -> str:
         """Queue a job whose trainer died (or, without a claim, whose lease ran out) again, or fail it with `error`."""
         token = claim.token if claim else ""
         return cast(str, await self._move("retry", job_id, token, MAX_ATTEMPTS, error.model_dump_json()))
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    @_reaching_redis
+    async def unfiled(self) -> list[str]:
+        """Ids of the jobs whose `job.json` is older than their record."""
+        return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
+
+    @_reaching_redis
+    async def raw(self, job_id: str) -> RawJob | None:
+        """The job as it is stored, without its points. None when there is no such job."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(_PREFIX + job_id)
+            pipe.lrange(f"{_PREFIX}{job_id}:transitions", 0, -1)
+            pipe.lrange(f"{_PREFIX}{job_id}:epochs", 0, -1)
+            record, transitions, epochs = await pipe.execute()
+        return RawJob(job_id=job_id, record=record, transitions=transitions, epochs=epochs) if record else None
+
+    @_reaching_redis
+    async def filed(self, job: RawJob) -> None:
+        """The files of a job are as its record was in `job`."""
+        await self._move("filed", job.job_id, job.status, job.record.get("token", ""))
+
+    @_reaching_redis
+    async def restore(self, job: RawJob, points: Sequence[str]) -> bool:
+        """Store a job anew from its files; False when it is there already. One that was running is queued."""
+        restoring = f"{_PREFIX}{job.job_id}:restoring"
+        await self._redis.delete(restoring)
+        for start in range(0, len(points), _APPEND_CHUNK):
+            await self._redis.rpush(restoring, *points[start : start + _APPEND_CHUNK])
+        texts = (to_json(job.record), to_json(job.transitions), to_json(job.epochs))
+        return cast(str, await self._move("restore", job.job_id, *texts)) == "restored"
+
+    @_reaching_redis
+    async def trash(self) -> list[str]:
+        """Ids of deleted jobs whose files may still be there."""
+        return cast(list[str], sorted(await self._redis.smembers("descent:trash")))
+
+    @_reaching_redis
+    async def emptied(self, job_id: str) -> None:
+        """The files of a deleted job are gone."""
+        await self._redis.srem("descent:trash", job_id)
 
     # --- the reconciler and health -----------------------------------------------------------------------------------
 
@@ -334,6 +485,10 @@ class JobStore:
 def to_json(value: Any) -> str:
     """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _ms(seconds: float) -> int:

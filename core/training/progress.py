@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import paddle
@@ -11,6 +12,7 @@ from paddle import Tensor
 
 from core.errors import Diverged
 from core.spec import TRAIN_IMAGES, JobSpec
+from core.training.checkpoint import Checkpoint, Tensors
 from core.training.network import Weights
 
 _CLASSES = 10
@@ -27,6 +29,11 @@ class Started:
     device: str
     kernel: str
     threads: int
+    resumed_from_step: int | None = None
+
+    @property
+    def backend(self) -> dict[str, Any]:
+        return {"device": self.device, "kernel": self.kernel, "threads": self.threads}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ class Finished:
     seconds: float
 
 
-Progress = Started | Block | EpochEnd | Finished
+Progress = Started | Block | EpochEnd | Checkpoint | Finished
 
 
 @dataclass
@@ -88,8 +95,8 @@ class History:
     _waiting: list[tuple[int, Tensor, float]] = field(default_factory=list)
     _epoch_losses: list[float] = field(default_factory=list)
     _recent: list[float] = field(default_factory=list)
-    _began: float = 0.0
-    _seconds_before: float = 0.0
+    _epoch_began: float = 0.0  # in seconds of training
+    _clock_set: float = 0.0  # when a clock would have shown no seconds of training
     _flushed_at: float = -math.inf
 
     @property
@@ -99,11 +106,14 @@ class History:
         return round(images / self.seconds, 1) if self.seconds else 0.0
 
     def begin_epoch(self) -> None:
-        self._epoch_losses.clear()
-        self._began, self._seconds_before = time.perf_counter(), self.seconds
+        """Start the clock; it stands still between the epochs. An epoch that was resumed has its first losses already."""
+        if self.step % self.spec.steps_per_epoch == 0:
+            self._epoch_losses.clear()
+            self._epoch_began = self.seconds
+        self._clock_set = time.perf_counter() - self.seconds
 
     def add(self, loss: Tensor) -> None:
-        self.seconds = self._seconds_before + time.perf_counter() - self._began
+        self.seconds = time.perf_counter() - self._clock_set
         self._waiting.append((self.step, loss.detach(), self.seconds))
         self.step += 1
 
@@ -130,8 +140,7 @@ class History:
         yield Block(points=points, steps_done=steps_done, images_per_s=self.images_per_s)
         if blown_up_at is not None:
             raise Diverged(
-                f"the loss blew up at step {blown_up_at}: the learning rate {self.spec.learning_rate} is too large "
-                f"for {self.spec.optimizer.name}",
+                f"the loss blew up at step {blown_up_at}: the learning rate is too large for {self.spec.optimizer.name}",
                 step=blown_up_at,
             )
 
@@ -147,14 +156,26 @@ class History:
                 return step
         return None
 
-    def end_epoch(self, epoch: int, valid_loss: float, valid_accuracy: float) -> EpochEnd:
-        seconds = self.seconds - self._seconds_before
+    def end_epoch(self, epoch: int, valid_loss: float, valid_accuracy: float, learning_rate: float) -> EpochEnd:
+        seconds = self.seconds - self._epoch_began
         return EpochEnd(
             epoch=epoch,
             train_loss=float(np.mean(self._epoch_losses)),
             valid_loss=valid_loss,
             valid_accuracy=valid_accuracy,
-            learning_rate=self.spec.learning_rate,
+            learning_rate=learning_rate,
             images_per_s=round(TRAIN_IMAGES[self.spec.dataset] / seconds, 1),
             seconds=round(seconds, 3),
         )
+
+    def state(self) -> tuple[dict[str, float], Tensors]:
+        """What a checkpoint keeps of it, when no loss waits: seconds, and the losses that later ones are judged by."""
+        losses = {"epoch_losses": self._epoch_losses, "recent": self._recent, "last_loss": [self.last_loss]}
+        clock = {"seconds": self.seconds, "epoch_began": self._epoch_began}
+        return clock, {name: np.array(values, "float64") for name, values in losses.items()}
+
+    def restore(self, step: int, clock: dict[str, float], losses: Tensors) -> None:
+        """Go on after `step` steps, from what `state` gave."""
+        self.step, self.seconds, self._epoch_began = step, clock["seconds"], clock["epoch_began"]
+        self._epoch_losses, self._recent = losses["epoch_losses"].tolist(), losses["recent"].tolist()
+        self.last_loss = float(losses["last_loss"][0])

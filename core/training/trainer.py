@@ -1,7 +1,10 @@
 """The training itself, as a generator of progress. Knows no server: give it a spec and arrays (five lines in the README)."""
 
+import hashlib
 import os
+import time
 from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 import paddle
@@ -10,63 +13,155 @@ from paddle import Tensor
 
 from core.errors import DeviceUnavailable, Diverged
 from core.spec import JobSpec
+from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset, Split
 from core.training.fused import Kernel
 from core.training.network import DigitNetwork, Weights, new_network, weights_of
-from core.training.optimizers import new_optimizer
-from core.training.progress import Finished, History, Progress, Started
+from core.training.optimizers import new_optimizer, new_schedule, restore, state_of
+from core.training.progress import EpochEnd, Finished, History, Progress, Started
 
 BLOCK_S = 0.2  # how long losses may stay on the device before they are yielded
+CHECKPOINT_S = 30.0
 _EVAL_BATCH = 1000
 
 
 def train(
-    spec: JobSpec, data: Dataset, *, kernel: Kernel | None = None, block_s: float = BLOCK_S
+    spec: JobSpec,
+    data: Dataset,
+    *,
+    kernel: Kernel | None = None,
+    block_s: float = BLOCK_S,
+    checkpoint_s: float = CHECKPOINT_S,
+    wants_checkpoint: Callable[[], bool] = lambda: False,
+    resume: Checkpoint | None = None,
 ) -> Generator[Progress, None, None]:
-    """Train the lesson's network as `spec` says, yielding Started, then Blocks and EpochEnds, then Finished.
+    """Train the lesson's network as `spec` says, yielding Started, then Blocks, EpochEnds and Checkpoints, then Finished.
 
     `kernel` is `fused.load(...)`'s: several times faster on a CPU than Paddle's own operators, which are used without it. The
-    same spec gives the same losses to the last bit on one backend. Closing the generator ends the training. Raises
-    DeviceUnavailable at once, and Diverged (after the block with the curve up to there) when the run blows up and the spec
-    does not say to go on.
+    same spec gives the same losses to the last bit on one backend, also when it goes on from a checkpoint in `resume`.
+    Checkpoints come after each epoch, every `checkpoint_s` seconds, and soon after `wants_checkpoint()` says so. Closing the
+    generator ends the training. Raises DeviceUnavailable at once, ValueError for a checkpoint of another training, and
+    Diverged (after the block with the curve up to there) when the run blows up and the spec does not say to go on.
     """
     place = select_device(spec.device)
     if spec.wants_gpu and place == "cpu":
         raise DeviceUnavailable("bf16 and to_static need a GPU, and this job came to a CPU")
     kernel = kernel if place == "cpu" else None
-    yield Started(
-        device=place, kernel=kernel.name if kernel else "paddle", threads=int(os.environ.get("OMP_NUM_THREADS", "1"))
+    started = Started(
+        device=place,
+        kernel=kernel.name if kernel else "paddle",
+        threads=int(os.environ.get("OMP_NUM_THREADS", "1")),
+        resumed_from_step=resume.step if resume else None,
     )
-    network = new_network(spec.seed, kernel)
-    optimizer = new_optimizer(spec, network.parameters())
-    loss_of = _loss_function(network, spec)
-    images, labels = _on_device(data.train)
-    valid, test = _on_device(data.valid), _on_device(data.test)
-    history = History(spec)
-    for epoch in range(spec.epochs):
+    run = _Run(spec, data, kernel, started.backend)
+    if resume:
+        run.restore(resume)
+    yield started
+    history, saved_at = run.history, time.monotonic()
+    for epoch in range(history.step // spec.steps_per_epoch, spec.epochs):
         history.begin_epoch()
         order = paddle.to_tensor(permutation(spec.seed, epoch, len(data.train)))
-        for start in range(0, len(data.train), spec.batch_size):
-            rows = order[start : start + spec.batch_size]
-            loss = loss_of(paddle.gather(images, rows), paddle.gather(labels, rows))
-            loss.backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            history.add(loss)
+        for start in range(run.batch * spec.batch_size, len(data.train), spec.batch_size):
+            run.make_step(order[start : start + spec.batch_size])
             if history.is_due(block_s):
                 yield from history.flush()
+                if run.batch and (wants_checkpoint() or time.monotonic() - saved_at > checkpoint_s):
+                    saved_at = time.monotonic()
+                    yield run.checkpoint()
         yield from history.flush()
-        valid_loss, valid_accuracy = evaluate(network, *valid)
-        yield history.end_epoch(epoch, valid_loss, valid_accuracy)
-    _, test_accuracy = evaluate(network, *test)
+        yield run.end_epoch(epoch)
+        saved_at = time.monotonic()
+        yield run.checkpoint()
+    _, test_accuracy = evaluate(run.network, *_on_device(data.test))
     yield Finished(
-        weights=_finite(weights_of(network), spec),
+        weights=_finite(weights_of(run.network), spec),
         final_loss=history.last_loss,
-        valid_accuracy=valid_accuracy,
+        valid_accuracy=run.valid_accuracy,
         test_accuracy=test_accuracy,
         images_per_s=history.images_per_s,
         seconds=round(history.seconds, 3),
     )
+
+
+class _Run:
+    """A training in progress: all that changes from step to step."""
+
+    def __init__(self, spec: JobSpec, data: Dataset, kernel: Kernel | None, backend: dict[str, Any]) -> None:
+        self._spec, self._backend = spec, backend
+        self.network = new_network(spec.seed, kernel)
+        self._schedule = new_schedule(spec)
+        self._optimizer = new_optimizer(spec, self.network.parameters(), self._schedule)
+        self._loss_of = _loss_function(self.network, spec)
+        self._images, self._labels = _on_device(data.train)
+        self._valid = _on_device(data.valid)
+        self._counts_steps = not isinstance(spec.learning_rate, float) and spec.learning_rate.interval == "step"
+        self.history = History(spec)
+        self.valid_accuracy = 0.0
+
+    @property
+    def batch(self) -> int:
+        """The next one within its epoch."""
+        return self.history.step % self._spec.steps_per_epoch
+
+    def make_step(self, rows: Tensor) -> None:
+        self._learn(paddle.gather(self._images, rows), paddle.gather(self._labels, rows))
+        if self._schedule and self._counts_steps:
+            self._schedule.step()
+
+    def _learn(self, images: Tensor, labels: Tensor) -> None:
+        loss = self._loss_of(images, labels)
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.clear_grad()
+        self.history.add(loss)
+
+    def end_epoch(self, epoch: int) -> EpochEnd:
+        valid_loss, self.valid_accuracy = evaluate(self.network, *self._valid)
+        end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._optimizer.get_lr())
+        if self._schedule and not self._counts_steps:
+            self._schedule.step()
+        return end
+
+    def checkpoint(self) -> Checkpoint:
+        """The state between two steps, when no loss waits to be yielded."""
+        clock, losses = self.history.state()
+        parts = {"network": weights_of(self.network), "optimizer": state_of(self._optimizer), "history": losses}
+        epoch = self.history.step // self._spec.steps_per_epoch
+        return Checkpoint(
+            step=self.history.step,
+            state={
+                "epoch": epoch,
+                "batch": self.batch,
+                "permutation": self._permutation(epoch),
+                "schedule": self._schedule.state_dict() if self._schedule else None,
+                "clock": clock,
+                "valid_accuracy": self.valid_accuracy,
+                "backend": self._backend,
+            },
+            tensors={f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become what the checkpoint's run was. Raises ValueError when it is another training's."""
+        state, spec = checkpoint.state, self._spec
+        try:
+            if state["permutation"] != self._permutation(state["epoch"]):
+                raise ValueError("the order of the images is not the one it was")
+            self._learn(self._images[:1], self._labels[:1])  # on which Paddle makes the accumulators
+            self.history = History(spec)
+            self.network.set_state_dict(checkpoint.part("network"))
+            if self._schedule:
+                self._schedule.set_state_dict(state["schedule"])
+            restore(self._optimizer, checkpoint.part("optimizer"), self._schedule)
+            self.history.restore(checkpoint.step, state["clock"], checkpoint.part("history"))
+            self.valid_accuracy = state["valid_accuracy"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the checkpoint is of another training: {error!r}") from error
+
+    def _permutation(self, epoch: int) -> dict[str, Any]:
+        """Which order of images an epoch has, and its digest: a NumPy that shuffles otherwise is noticed."""
+        order = permutation(self._spec.seed, epoch, len(self._labels))
+        return {"seed": self._spec.seed, "epoch": epoch, "sha256": hashlib.sha256(order.tobytes()).hexdigest()}
 
 
 def _loss_function(network: DigitNetwork, spec: JobSpec) -> Callable[[Tensor, Tensor], Tensor]:

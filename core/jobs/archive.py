@@ -1,0 +1,131 @@
+"""A job's own files, `job.json` and `history.jsonl`: written from the record, and the record made from them again.
+
+Redis is the truth while it lives; with the files an empty one can be filled again (`descent reindex`).
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import ArtifactCorrupt
+from core.jobs import artifacts, spool
+from core.jobs.job import Status
+from core.jobs.store import JobStore, RawJob, to_json
+
+FORMAT = 1
+_DECODED = ("spec", "backend", "result", "model", "partial", "error")  # fields of the record that are JSON themselves
+
+log = logging.getLogger(__name__)
+
+
+async def file_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
+    """Bring a job's files up to date; those of one that is deleted go. A disk that refuses is tried again at the next scan.
+
+    Raises Unavailable.
+    """
+    job = await store.raw(job_id)
+    if job is None:
+        await remove_job(store, jobs_dir, job_id)
+        return
+    points = await _all_points(store, job_id) if job.status.terminal else None
+    try:
+        await asyncio.to_thread(_write, jobs_dir, job, points)
+    except OSError as error:
+        log.warning("the job's files cannot be written", extra={"job_id": job_id, "reason": str(error)})
+        return
+    await store.filed(job)
+
+
+async def remove_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
+    """Remove the files of a deleted job. A disk that refuses is tried again at the next scan. Raises Unavailable."""
+    try:
+        await asyncio.to_thread(artifacts.remove, jobs_dir, job_id)
+    except OSError as error:
+        log.warning("the job's files cannot be removed", extra={"job_id": job_id, "reason": str(error)})
+        return
+    await store.emptied(job_id)
+
+
+async def _all_points(store: JobStore, job_id: str) -> list[str]:
+    points: list[str] = []
+    while True:
+        page = await store.loss(job_id, after=str(len(points)))
+        points += page.points
+        if not page.has_more:
+            return points
+
+
+def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
+    folder = artifacts.job_dir(jobs_dir, job.job_id)
+    record: dict[str, Any] = {name: json.loads(text) if name in _DECODED else text for name, text in job.record.items()}
+    content: dict[str, Any] = {"format": FORMAT, "id": job.job_id, "record": record}
+    content |= {name: [json.loads(text) for text in getattr(job, name)] for name in ("transitions", "epochs")}
+    if points is not None:
+        history = "".join(f"{point}\n" for point in points).encode()
+        content["history"] = {"points": len(points), "sha256": hashlib.sha256(history).hexdigest()}
+        artifacts.publish(folder, artifacts.HISTORY, history)
+    artifacts.publish(folder, artifacts.RECORD, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    if job.status.terminal:
+        published = [file for name in ("model", "partial") if name in record for file in record[name].values()]
+        artifacts.sweep(folder, {file["path"] for file in published})
+
+
+async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
+    """Store every job anew that has files and no record. Returns what became of each: restored, exists, or what is wrong.
+
+    A job that had not ended is queued again, with the history its last trainer told. Raises Unavailable.
+    """
+    outcome = {}
+    for folder in sorted(jobs_dir.iterdir()) if jobs_dir.exists() else []:
+        if not artifacts.JOB_ID.fullmatch(folder.name):
+            continue
+        try:
+            job, points = await asyncio.to_thread(_read, folder)
+        except (OSError, ValueError, KeyError, TypeError, ArtifactCorrupt) as error:
+            outcome[folder.name] = f"not restored: {error or type(error).__name__}"
+            continue
+        outcome[folder.name] = "restored" if await store.restore(job, points) else "exists"
+    return outcome
+
+
+def _read(folder: Path) -> tuple[RawJob, list[str]]:
+    """A job and its points from its files. Raises OSError, ValueError, KeyError, TypeError or ArtifactCorrupt."""
+    content = json.loads((folder / artifacts.RECORD).read_text())
+    if (content["format"], content["id"]) != (FORMAT, folder.name):
+        raise ValueError(f"{artifacts.RECORD} is of another format or another job")
+    record = {name: to_json(value) if name in _DECODED else value for name, value in content["record"].items()}
+    Status(record["status"])
+    record["token"] = str(max(int(record["token"]), artifacts.newest_token(folder)))
+    if "history" in content and Status(record["status"]).terminal:
+        history = (folder / artifacts.HISTORY).read_bytes()
+        if hashlib.sha256(history).hexdigest() != content["history"]["sha256"]:
+            raise ArtifactCorrupt(f"{artifacts.HISTORY} does not match its digest")
+        points, epochs = history.decode().splitlines(), content["epochs"]
+    else:
+        points, epochs = _told(folder)
+        record |= _summary_of(points)
+    texts = [to_json(entry) for entry in content["transitions"]], [to_json(entry) for entry in epochs]
+    return RawJob(job_id=folder.name, record=record, transitions=texts[0], epochs=texts[1]), points
+
+
+def _told(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The points and epochs in the spool of the job's newest claim; a later trainer adds what is not there."""
+    messages = spool.read(folder / str(artifacts.newest_token(folder)) / artifacts.SPOOL)
+    points = [to_json(point) for m in messages if m["type"] == "block" for point in m["points"]]
+    return points, [m["metrics"] for m in messages if m["type"] == "epoch"]
+
+
+def _summary_of(points: Sequence[str]) -> dict[str, str]:
+    """What the record says about points: the last step, and the least loss with its place."""
+    decoded = [json.loads(point) for point in points]
+    losses = [(point["loss"], index) for index, point in enumerate(decoded) if point["loss"] is not None]
+    last = decoded[-1]["step"] if decoded else -1
+    summary = {"last_step": str(last), "steps_done": str(last + 1)}
+    if losses:
+        loss, index = min(losses)
+        summary |= {"least_loss": repr(loss), "least_index": str(index)}
+    return summary
