@@ -81,11 +81,21 @@ class RedisServer:
         }
         return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
+    def _why(self) -> str:
+        """What its log says about its end."""
+        log = self._settings.logs_dir / "redis.log"
+        if b"Bad file format reading the append only file" in log.read_bytes()[-4096:]:
+            return (
+                f"Its data in {self._settings.home / 'redis'} is damaged. Move that folder away and run `descent reindex`: "
+                "it stores the jobs anew from their own files"
+            )
+        return f"See {log}"
+
     def _await_answer(self, child: Child) -> None:
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline:
             if child.exit_code is not None:
-                raise StackError(f"the embedded server did not start: see {self._settings.logs_dir / 'redis.log'}")
+                raise StackError(f"the embedded server did not start. {self._why()}")
             if answers(self._settings.socket):
                 return
             time.sleep(0.02)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import InvalidRequest, ModelNotReady, NotFound, Unavailable
+from core.errors import InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
 from core.jobs.job import WORKER_LOST, Job, JobError, Status
 from core.jobs.store import MAX_ATTEMPTS, Claim, JobStore
 from core.spec import JobSpec
@@ -146,10 +146,11 @@ def test_attempts_are_counted_and_end_in_worker_lost(with_store: WithStore[Any])
         for attempt in range(1, MAX_ATTEMPTS + 1):
             claim = await claimed(store, job, worker=f"w{attempt}")
             assert claim.attempt == attempt
+            await append(store, claim, 10 * (attempt - 1))
             await store.retry(job.id, claim, WORKER_LOST)
         ended = await store.get(job.id)
         assert ended.status is Status.FAILED
-        assert ended.error == WORKER_LOST
+        assert ended.error == WORKER_LOST.model_copy(update={"step": 20})
         assert await store.claim(job.id, worker="late", lease_s=30) is None
 
     with_store(use)
@@ -196,6 +197,198 @@ def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
 
         with pytest.raises(NotFound):
             await store.cancel("job_" + "0" * 32)
+
+    with_store(use)
+
+
+def test_pause_and_resume_in_every_state(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        assert [(j.status, changed) for j, changed in [await store.resume(job.id)]] == [("queued", False)]
+        for expected in (True, False):
+            paused, changed = await store.pause(job.id)
+            assert (paused.status, paused.terminal, changed) == ("paused", False, expected)
+        assert await store.claim(job.id, worker="w", lease_s=30) is None
+        assert (await store.resume(job.id))[0].queue_position is not None
+
+        claim = await claimed(store, job)
+        await append(store, claim, 0)
+        assert (await store.pause(job.id))[0].status == "pausing"
+        assert await store.beat(claim, lease_s=30) == "pause"
+        assert await append(store, claim, 10) == "pause"
+        assert await store.stop(claim, partial=FILES) == "paused"
+        paused = await store.get(job.id)
+        assert (paused.attempt, paused.model.ready, paused.model.partial) == (0, True, True)
+        assert (await store.model(job.id)).files == FILES
+        assert await append(store, claim, 20) == "lost"
+        assert (await store.resume(job.id))[1]
+        again = await claimed(store, job, worker="w2")
+        assert (again.attempt, again.last_step) == (1, 10)
+        assert not (await store.get(job.id)).model.ready
+        with pytest.raises(ModelNotReady):
+            await store.model(job.id)
+
+        await store.pause(job.id)
+        assert (await store.resume(job.id))[0].status == "running"  # it changed its mind before the worker heard of it
+        assert await store.beat(again, lease_s=30) == "go_on"
+        await store.pause(job.id)
+        assert (await store.cancel(job.id))[0].status == "cancelling"
+        with pytest.raises(JobNotTerminal):
+            await store.resume(job.id)
+        assert await store.stop(again, partial=FILES) == "cancelled"
+        assert (await store.get(job.id)).model.partial
+        assert await store.pause(job.id) == (await store.get(job.id), False)
+        for name in ("best", "latest"):
+            assert await named(store, name) != job.id  # partial weights are nobody's best
+
+        for unknown in (store.pause, store.resume, store.delete):
+            with pytest.raises(NotFound):
+                await unknown("job_" + "0" * 32)
+
+    with_store(use)
+
+
+async def named(store: JobStore, name: str) -> str | None:
+    try:
+        return (await store.model(name)).job_id
+    except NotFound:
+        return None
+
+
+def test_a_pause_that_meets_a_death_is_a_pause_or_the_end(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await store.submit(SPEC)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            claim = await claimed(store, job, worker=f"w{attempt}")
+            await append(store, claim, attempt)
+            await store.pause(job.id)
+            status = await store.retry(job.id, claim, WORKER_LOST)
+            assert status == ("paused" if attempt < MAX_ATTEMPTS else "failed")
+            await store.resume(job.id)
+        assert (await store.get(job.id)).attempt == 0  # an explicit resume gives it three more
+
+    with_store(use)
+
+
+def test_a_job_that_finishes_while_it_is_paused_has_finished(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        await store.pause(claim.job_id)
+        assert await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=FILES) == "succeeded"
+
+    with_store(use)
+
+
+def test_a_failed_job_that_is_resumed_starts_its_counts_afresh(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        await append(store, claim, 0, 10)
+        await asyncio.sleep(0.02)
+        error = JobError(code="max_runtime", message="m", step=10)
+        assert await store.finish(claim, Status.FAILED, error=error, partial=FILES) == "failed"
+        failed = await store.get(claim.job_id)
+        assert (failed.error, failed.model.partial) == (error, True)
+        resumed, changed = await store.resume(claim.job_id)
+        assert (resumed.status, resumed.error, resumed.finished_at, changed) == ("queued", None, None, True)
+        again = await claimed(store, resumed, worker="w2")
+        assert (again.attempt, again.last_step, again.ran_s) == (1, 10, 0)
+        assert int(again.token) > int(claim.token)
+        assert await store.stop(again) == "queued"
+        assert (await claimed(store, resumed, worker="w3")).ran_s > 0
+
+    with_store(use)
+
+
+def test_a_job_that_ended_can_be_made_longer(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        with pytest.raises(JobNotTerminal):
+            await store.extend(claim.job_id, 2)
+        await append(store, claim, 0, 490, 499)
+        await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=FILES)
+        assert (await store.resume(claim.job_id))[1] is False  # there is nothing to go on with
+        longer, changed = await store.extend(claim.job_id, 2)
+        assert (longer.status, longer.spec.epochs, longer.progress.total_steps, changed) == ("queued", 3, 1500, True)
+        assert longer.spec_hash == SPEC.extended(2).hash() != claim.spec.hash()
+        assert (await store.extend(claim.job_id, 2))[1] is False  # the same wish, sent again
+        with pytest.raises(JobNotTerminal):
+            await store.extend(claim.job_id, 1)
+        assert longer.model.ready  # what it had stays until there is better
+        again = await claimed(store, longer, worker="w2")
+        assert (again.spec.epochs, again.last_step) == (3, 499)
+        await append(store, again, 500)
+        await store.finish(again, Status.SUCCEEDED, result={"test_accuracy": 0.2}, files=FILES)
+        for epochs in (1000, 998):
+            with pytest.raises(InvalidRequest, match="1000"):
+                await store.extend(claim.job_id, epochs)
+
+    with_store(use)
+
+
+def test_a_deleted_job_leaves_no_key(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await claimed(store, await store.submit(SPEC))
+        with pytest.raises(JobNotTerminal):
+            await store.delete(claim.job_id)
+        await append(store, claim, 0)
+        await store.end_epoch(claim, {"epoch": 0})
+        await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 3.0}, files=FILES)
+        assert await named(store, "best") == claim.job_id
+        await store.delete(claim.job_id)
+        assert await store.trash() == [claim.job_id]
+        await store.emptied(claim.job_id)
+        assert await store.trash() == []
+        keys = [key async for key in store._redis.scan_iter("descent:*")]
+        assert not [key for key in keys if claim.job_id in key]
+        for key in ("descent:jobs", "descent:models:best", "descent:models:latest"):
+            assert await store._redis.zscore(key, claim.job_id) is None
+        assert claim.job_id not in await store.unfiled()
+        assert await append(store, claim, 10) == "lost"
+        with pytest.raises(NotFound):
+            await store.get(claim.job_id)
+
+    with_store(use)
+
+
+def test_a_key_names_one_job(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        answers = await asyncio.gather(*(store.submit_once(SPEC, "my-key") for _ in range(50)))
+        assert len({job.id for job, _ in answers}) == 1
+        assert [is_new for _, is_new in answers].count(True) == 1
+        with pytest.raises(KeyReused):
+            await store.submit_once(SPEC.extended(1), "my-key")
+        job = answers[0][0]
+        await store.cancel(job.id)
+        assert (await store.submit_once(SPEC, "my-key"))[0].status == "cancelled"
+        await store.delete(job.id)
+        assert (await store.submit_once(SPEC, "my-key"))[1]  # the job it named is gone, so it is free
+        assert (await store.submit_once(SPEC, "other"))[0].id != job.id
+
+    with_store(use)
+
+
+def test_a_server_that_is_nearly_full_takes_no_more_jobs_and_finishes_those_it_has(
+    with_store: WithStore[Any],
+) -> None:
+    async def use(store: JobStore) -> None:
+        redis = store._redis
+        limit = (await redis.config_get("maxmemory"))["maxmemory"]
+        job, _ = await store.submit_once(SPEC, "full")
+        try:
+            used = (await redis.info("memory"))["used_memory"]
+            await redis.config_set("maxmemory", int(used / 0.85))
+            with pytest.raises(Unavailable, match="full"):
+                await store.submit(SPEC)
+            assert (await store.submit_once(SPEC, "full"))[0].id == job.id
+            await redis.config_set("maxmemory", int(used / 2))  # over the limit: the server refuses all other writes
+            claim = await claimed(store, job)
+            assert await append(store, claim, *range(1000)) == "go_on"
+            assert await store.beat(claim, lease_s=30) == "go_on"
+            assert await store.finish(claim, Status.SUCCEEDED, result={}, files=FILES) == "succeeded"
+            await store.delete(job.id)
+        finally:
+            await redis.config_set("maxmemory", limit)
+        assert (await store.submit(SPEC)).status == "queued"
 
     with_store(use)
 

@@ -47,10 +47,10 @@ async def run_job(
         log.info("nothing to do", extra={"job_id": job_id})
         return None
     log.info("job claimed", extra={"job_id": job_id, "attempt": claim.attempt, "worker": name})
-    await archive.file_job(store, settings.jobs_dir, job_id)
     ended = await Supervisor(claim, store, settings, stopping).run(await standby.take())
     log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
-    await archive.file_job(store, settings.jobs_dir, job_id)
+    with contextlib.suppress(Unavailable):  # then the reconciler does it
+        await archive.file_job(store, settings.jobs_dir, job_id)
     return ended
 
 
@@ -220,13 +220,13 @@ class Supervisor:
             case _, {"type": "done", "result": result, "files": files}:
                 return await self._store.finish(self._claim, Status.SUCCEEDED, result=result, files=files)
             case _, {"type": "failed", "code": code, "message": message, "step": step}:
-                return await self._fail(code, message, step)
+                return await self._fail(code, message, self._step if step is None else step)
             case "memory", _:
                 limit = self._settings.memory_per_trainer >> 20
-                return await self._fail("out_of_memory", f"it took more than {limit} MiB", self._steps_done)
+                return await self._fail("out_of_memory", f"it took more than {limit} MiB", self._step)
             case "timeout", _:
                 limit = self._claim.spec.max_runtime_s
-                return await self._fail("max_runtime", f"it ran longer than {limit} s", self._steps_done)
+                return await self._fail("max_runtime", f"it ran longer than {limit} s", self._step)
             case None, None:  # it crashed, or was killed
                 return await self._store.retry(self._claim.job_id, self._claim, WORKER_LOST)
             case _:  # it was asked to stop, by us or by whoever stops the machine
@@ -235,6 +235,11 @@ class Supervisor:
     async def _fail(self, code: str, message: str, step: int | None) -> str:
         error = JobError(code=code, message=message, step=step)
         return await self._store.finish(self._claim, Status.FAILED, error=error, partial=self._partial)
+
+    @property
+    def _step(self) -> int | None:
+        """The last step that was reported; None before the first."""
+        return self._steps_done - 1 if self._steps_done else None
 
     @property
     def _partial(self) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
     artifacts.publish(folder, artifacts.RECORD, json.dumps(content, indent=1, ensure_ascii=False).encode())
     if job.status.terminal:
         published = [file for name in ("model", "partial") if name in record for file in record[name].values()]
-        artifacts.sweep(folder, {file["path"] for file in published})
+        artifacts.sweep(folder, {file["path"] for file in published}, upto=int(record["token"]))
 
 
 async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ A claim writes only below its own token, so a stale one never touches what a new
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
     Returns its description for the record: `path` (below the folder two levels up), `sha256`, `size_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary = folder / f".{name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -107,13 +108,16 @@ def read_checkpoint(path: Path) -> bytes:
 # --- the end of a job --------------------------------------------------------------------------------------------------
 
 
-def sweep(job: Path, kept: set[str]) -> None:
-    """Remove what attempts left behind: all but the published files in `kept`, the newest checkpoints and their spools."""
+def sweep(job: Path, kept: set[str], *, upto: int) -> None:
+    """Remove what the claims up to the token `upto` left behind.
+
+    All but the published files in `kept`, the newest checkpoints and their spools.
+    """
     newest = checkpoints(job)[:CHECKPOINTS_KEPT]
     keep = {job.parent / path for path in kept} | set(newest) | {path.parent / SPOOL for path in newest}
     for temporary in job.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
-    for folder in _folders(job):
+    for folder in [folder for folder in _folders(job) if int(folder.name) <= upto]:
         for path in [path for path in folder.iterdir() if path not in keep]:
             path.unlink(missing_ok=True)
         if not any(folder.iterdir()):

@@ -200,7 +200,7 @@ function moves.stop(id, token, partial)
 end
 
 -- retry id token max_attempts error: the trainer died (token given), or the lease may have run out (token ''): queue the
--- job again, or fail it when it has had its attempts. -> the status entered | lost
+-- job again, or fail it (with the last step stored) when it has had its attempts. -> the status entered | lost
 function moves.retry(id, token, max_attempts, error_json)
   if token ~= '' then
     if not is_held(id, token) then return 'lost' end
@@ -212,7 +212,10 @@ function moves.retry(id, token, max_attempts, error_json)
   if status == 'cancelling' then
     end_with(id, 'cancelled')
   elseif tonumber(redis.call('HGET', key(id), 'attempt')) >= tonumber(max_attempts) then
-    end_with(id, 'failed', error_json)
+    local error = cjson.decode(error_json)
+    local last = tonumber(redis.call('HGET', key(id), 'last_step'))
+    if last >= 0 then error.step = last end
+    end_with(id, 'failed', cjson.encode(error))
   elseif status == 'pausing' then
     set_aside(id)
   else

@@ -1,0 +1,98 @@
+"""A database that is lost is made anew from the jobs' own files."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.client import ApiError, Client
+from tests.conftest import ROOT, eventually, serving
+from tests.test_cli import descent
+
+SPEC = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 2000, "log_every": 1, "name": "kept"}
+SHORT = {"scan_s": "0.3", "checkpoint_s": "0.5"}
+
+
+def lose_database(home: Path) -> None:
+    """As if its disk had died: the jobs' own files are all there is."""
+    shutil.rmtree(home / "redis")
+
+
+def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
+    long_spec = SPEC | {"epochs": 3, "name": "unended"}
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+        done = client.submit(**SPEC)["id"]
+        eventually(lambda: client.job(done)["terminal"], within_s=120, what="the first job")
+        failed = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+        eventually(lambda: client.job(failed)["terminal"], what="the failure")
+        before = client.job(done), client.loss(done), client.model(done), client.job(failed)
+        unended = client.submit(**long_spec)["id"]
+        eventually(lambda: client.job(unended)["progress"]["step"] > 30, within_s=60, what="more than an epoch")
+        deleted = client.submit(optimizer="sgd", learning_rate=0.1)["id"]
+        client.cancel(deleted)
+        client.delete(deleted)
+    lose_database(tmp_path)
+    done_again = descent("reindex", home=tmp_path, cache=cache)
+    assert done_again.returncode == 0, done_again.stderr
+    assert sorted(done_again.stdout.splitlines()) == sorted(f"{job} restored" for job in (done, failed, unended))
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+        assert (client.job(done), client.loss(done), client.model(done), client.job(failed)) == before
+        assert client.predict([[0.0] * 784], model="best")["model"]["job_id"] == done
+        eventually(lambda: client.job(unended)["terminal"], within_s=120, what="the unended job")
+        job = client.job(unended)
+        assert (job["status"], job["attempt"]) == ("succeeded", 1)
+        assert job["resumed_from_step"] > 25
+        assert [point["step"] for point in client.loss(unended)["points"]] == list(range(75))
+        undisturbed = client.submit(**long_spec)["id"]
+        eventually(lambda: client.job(undisturbed)["terminal"], within_s=120, what="the undisturbed job")
+        assert client.job(undisturbed)["model"]["sha256"] == job["model"]["sha256"]
+        with pytest.raises(ApiError):
+            client.job(deleted)
+        running = descent("reindex", home=tmp_path, cache=cache)  # beside a server that runs, too
+        assert "restored" not in running.stdout
+        assert running.stdout.count("exists") == 4
+
+
+def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: Path) -> None:
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+        jobs = [client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"] for _ in range(4)]
+        for job_id in jobs:
+            file = tmp_path / "jobs" / job_id / "history.jsonl"
+            eventually(file.exists, what="its files")
+    folders = [tmp_path / "jobs" / job_id for job_id in jobs]
+    (folders[0] / "history.jsonl").write_text("{}\n")
+    (folders[1] / "job.json").write_text('{"format": 1')
+    record = json.loads((folders[2] / "job.json").read_text())
+    (folders[2] / "job.json").write_text(json.dumps(record | {"format": 99}))
+    lose_database(tmp_path)
+    done = descent("reindex", home=tmp_path, cache=cache)
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert lines[jobs[3]] == "restored"
+    assert all(lines[job].startswith("not restored: ") for job in jobs[:3])
+    assert "digest" in lines[jobs[0]]
+    assert "format" in lines[jobs[2]]
+
+
+def test_a_damaged_append_only_file_is_refused_and_says_what_to_do(tmp_path: Path, cache: Path) -> None:
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+        job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+        eventually((tmp_path / "jobs" / job_id / "history.jsonl").exists, what="its files")
+    log = next((tmp_path / "redis").rglob("*.incr.aof"))
+    content = log.read_bytes()
+    log.write_bytes(content[:-7])  # a write that was cut short: it starts without it
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+        assert client.job(job_id)["status"] == "failed"
+    content = log.read_bytes()
+    log.write_bytes(content[: len(content) // 2] + b"garbage" * 9 + content[len(content) // 2 :])
+    env = {"DESCENT_HOME": str(tmp_path), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0", "PATH": "/usr/bin:/bin"}
+    refused = subprocess.run(
+        [sys.executable, "-m", "client.cli", "up"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 1
+    assert "damaged" in refused.stderr
+    assert "descent reindex" in refused.stderr
+    lose_database(tmp_path)
+    assert descent("reindex", home=tmp_path, cache=cache).stdout == f"{job_id} restored\n"
