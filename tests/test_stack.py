@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from client.client import Client
+from client.redis_server import RedisServer
 from client.stack import Stack
-from core.settings import Settings
+from core.settings import Settings, read_settings
 from tests.conftest import ROOT, eventually, is_alive, processes, serving
 
 
@@ -140,3 +141,16 @@ def test_a_service_that_dies_is_started_again(tmp_path: Path, cache: Path) -> No
 
         eventually(lambda: not is_alive(api), what="its death")
         eventually(answers, what="its return")
+
+
+@pytest.mark.parametrize("durability", ["everysec", "always"])
+def test_the_database_syncs_as_often_as_it_is_told(tmp_path: Path, durability: str) -> None:
+    settings = read_settings(home=tmp_path, durability=durability)
+    server = RedisServer(settings)
+    child = server.start()
+    try:
+        with redis.Redis(unix_socket_path=str(settings.socket)) as store:
+            assert store.config_get("appendfsync") == {"appendfsync": durability}
+    finally:
+        child.stop(10)
+        server.release()
