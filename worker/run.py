@@ -55,7 +55,11 @@ async def run_job(
 
 
 class Supervisor:
-    """Runs one claim's trainer. `_verdict` says why it was told to stop: cancel, pause, stop, timeout, memory or lost."""
+    """Runs one claim's trainer.
+
+    `_verdict` says why it was told to stop: cancel, pause, stop, timeout, memory, silence (Redis was away for a whole
+    lease) or lost (somebody else has the job).
+    """
 
     def __init__(self, claim: Claim, store: JobStore, settings: Settings, stopping: threading.Event) -> None:
         self._claim, self._store, self._settings, self._stopping = claim, store, settings, stopping
@@ -157,8 +161,8 @@ class Supervisor:
             return "timeout"
         if self._stopping.is_set():
             return "stop"
-        # Redis was away for a whole lease. Somebody else may have the job; training on is only heat.
-        return "lost" if time.monotonic() > self._lease_end and answer is None else None
+        # Somebody else may have the job by now; training on is only heat. The checkpoint is not.
+        return "silence" if time.monotonic() > self._lease_end and answer is None else None
 
     def _stop_trainer(self, process: asyncio.subprocess.Process, verdict: str) -> float:
         """Tell the trainer to stop, once. Returns when it is to be killed."""
@@ -201,15 +205,15 @@ class Supervisor:
             log.error("the trainer was killed and its pipes stay open", extra={"job_id": self._claim.job_id})
 
     async def _conclude(self) -> str:
-        """Write the last points and then the end, trying for as long as the lease could last."""
-        give_up = time.monotonic() + self._settings.lease_s
+        """Write the last points and then the end. While Redis is away there is nothing better to do than to try again."""
+        began, patience = time.monotonic(), self._settings.lease_s
         while True:
             try:
                 if self._verdict != "lost" and await self._write() == "lost":
                     self._verdict = "lost"
                 return await self._enter_end()
             except Unavailable:
-                if time.monotonic() > give_up:
+                if time.monotonic() - began > (patience if self._stopping.is_set() else 20 * patience):
                     return "lost"
                 await asyncio.sleep(_PULSE_S)
 
