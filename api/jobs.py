@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.problems import documented
 from api.state import State, read_model, state_of
 from api.strict import StrictRoute
+from core.catalogue import OPTIMIZERS
 from core.errors import NotFound, Unavailable
 from core.jobs import archive, artifacts, broker
 from core.jobs.job import Job, JobSummary, LossPage, Status
 from core.jobs.store import MAX_PAGE_POINTS, StoredModel, to_json
-from core.spec import OPTIMIZERS, JobSpec
+from core.spec import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 log = logging.getLogger(__name__)

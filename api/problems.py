@@ -11,13 +11,18 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from core.catalogue import OPTIMIZERS, RATE_TAGS, nearest
 from core.errors import DescentError, FieldProblem, InvalidRequest
-from core.spec import OPTIMIZERS, SCHEDULES, JobSpec, nearest
+from core.spec import JobSpec
 
 MOST_PROBLEMS = 10
 LONGEST_NAME = 60
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
-_TAGS = {"optimizer": OPTIMIZERS, "learning_rate": ("constant", *SCHEDULES)}
+_TAGS = {
+    "optimizer": OPTIMIZERS,
+    "learning_rate": RATE_TAGS,
+    "grad_clip": ("norm", "global_norm", "value"),
+}
 _NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 
 log = logging.getLogger(__name__)
@@ -88,8 +93,12 @@ def _of_bug(request: Request, error: Exception) -> Response:
 def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     """One of pydantic's errors, with what is allowed. The tag it puts into the path of a union's value is taken out."""
     place, *path = [str(part) for part in item["loc"]]
-    tag = path[1] if len(path) > 1 and path[1] in _TAGS.get(path[0], ()) else None
-    names = [path[0], *path[2:]] if tag else path
+    tag = None
+    if len(path) > 1 and path[1] in _TAGS.get(path[0], ()):
+        tag = path.pop(1)
+        if tag == "object" and len(path) > 1:  # a schedule: its name is the next one
+            tag = path.pop(1)
+    names = path
     short = [name[:LONGEST_NAME].replace("~", "~0").replace("/", "~1") for name in names]
     pointer = "".join(f"/{name}" for name in short)
     if place in ("query", "header"):
@@ -117,7 +126,9 @@ def _known_fields(request: Request, tag: str | None) -> tuple[str, ...]:
     """The fields that could have stood where an unknown one was found in the body, or in the tagged object in it."""
     if tag:
         classes = [c["properties"] for c in JobSpec.model_json_schema()["$defs"].values()]
-        return next(tuple(c) for c in classes for field in ("name", "schedule") if c.get(field, {}).get("const") == tag)
+        return next(
+            tuple(c) for c in classes for field in ("name", "schedule", "type") if c.get(field, {}).get("const") == tag
+        )
     route = request.scope.get("route")
     model = route.body_field.field_info.annotation if route and route.body_field else None
     return tuple(getattr(model, "model_fields", {}))

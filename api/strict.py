@@ -9,8 +9,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from api.problems import LONGEST_NAME, MOST_PROBLEMS, printable
+from core.catalogue import nearest
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
-from core.spec import nearest
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
 _UNSUPPORTED = HTTPException(415, "send the body as application/json")

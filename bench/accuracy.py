@@ -18,8 +18,9 @@ from core.training import runtime
 runtime.prepare(available_cores())  # before Paddle is imported
 
 from bench import measure  # noqa: E402
+from core.catalogue import LESSON_OPTIMIZERS  # noqa: E402
 from core.errors import Diverged  # noqa: E402
-from core.spec import OPTIMIZERS, JobSpec  # noqa: E402
+from core.spec import JobSpec  # noqa: E402
 from core.training import datasets, fused, trainer  # noqa: E402
 from core.training.progress import Block, EpochEnd, Finished  # noqa: E402
 
@@ -36,7 +37,7 @@ def main() -> None:
     data = datasets.load("mnist", cache=settings.cache_dir, folder=settings.datasets)
     kernel = fused.load(settings.cache_dir / "kernels")
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for name in OPTIMIZERS:
+    for name in LESSON_OPTIMIZERS:
         for rate in RATES:
             for seed in range(options.seeds):
                 fields = {
@@ -98,7 +99,7 @@ def draw(groups: dict[tuple[str, float], list[dict[str, Any]]]) -> None:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     panels = figure.subplots(1, len(RATES), sharey=True)
     for panel, rate in zip(panels, RATES, strict=True):
-        for name in OPTIMIZERS:
+        for name in LESSON_OPTIMIZERS:
             steps, losses = (np.array(values) for values in zip(*groups[name, rate][0]["curve"], strict=True))
             smooth = np.convolve(losses, np.full(5, 0.2), "valid")
             panel.plot(steps[4:], smooth, label=name, linewidth=1.2)

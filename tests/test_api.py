@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from api.app import create_app
+from core.catalogue import OPTIMIZERS
 from core.settings import Settings
 from tests.conftest import Server, eventually
 
@@ -58,6 +59,15 @@ def is_problem(answer: httpx2.Response, status: int, code: str | None = None) ->
         ({**GOOD, "optimizer": "a\x00b"}, "/optimizer"),
         ({**GOOD, "optimizer": {"name": "adam", "momentum": 0.9}}, "/optimizer/momentum"),
         ({**GOOD, "optimizer": {"name": "momentum", "momentum": 1.0}}, "/optimizer/momentum"),
+        (
+            {**GOOD, "learning_rate": {"schedule": "step_decay", "initial": 0.1, "step_size": 0}},
+            "/learning_rate/step_size",
+        ),
+        ({**GOOD, "learning_rate": {"schedule": "step_decay", "initial": 0.1, "step": 1}}, "/learning_rate/step"),
+        ({**GOOD, "learning_rate": {"schedule": "stepdecay", "initial": 0.1}}, "/learning_rate"),
+        ({**GOOD, "learning_rate": {"schedule": None}}, "/learning_rate"),
+        ({**GOOD, "grad_clip": {"type": "norm", "clip_norm": 0}}, "/grad_clip/clip_norm"),
+        ({**GOOD, "grad_clip": {"type": "norm", "max": 1}}, "/grad_clip/max"),
         ({**GOOD, "optimizer": ["adam"]}, "/optimizer"),
         ({**GOOD, "__proto__": 1}, "/__proto__"),
         ({**GOOD, "epochs": 1.5}, "/epochs"),
@@ -139,7 +149,7 @@ def test_unknown_words_get_hints(http: httpx2.Client) -> None:
         {
             "pointer": "/optimizer",
             "detail": "unknown optimizer 'adma'",
-            "allowed": ["sgd", "momentum", "adagrad", "rmsprop", "adam"],
+            "allowed": list(OPTIMIZERS),
             "did_you_mean": "adam",
         }
     ]

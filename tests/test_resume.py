@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.spec import OPTIMIZERS, JobSpec
+from core.catalogue import OPTIMIZERS
+from core.spec import JobSpec
 from core.training import trainer
 from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset

@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from core.spec import MAX_POINTS, OPTIMIZERS, JobSpec
+from core.catalogue import OPTIMIZERS
+from core.spec import MAX_POINTS, JobSpec
 
 
 def spec(**fields: object) -> JobSpec:

@@ -8,8 +8,9 @@ import numpy as np
 import paddle
 import pytest
 
+from core.catalogue import OPTIMIZERS
 from core.errors import DeviceUnavailable, Diverged
-from core.spec import OPTIMIZERS, JobSpec
+from core.spec import JobSpec
 from core.training import network, trainer
 from core.training.datasets import Dataset, Split, scaled
 from core.training.fused import Kernel

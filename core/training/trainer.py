@@ -17,7 +17,7 @@ from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset, Split
 from core.training.fused import Kernel
 from core.training.network import DigitNetwork, Weights, new_network, weights_of
-from core.training.optimizers import new_optimizer, new_schedule, restore, state_of
+from core.training.optimizers import Schedule, new_optimizer, restore, state_of
 from core.training.progress import EpochEnd, Finished, History, Progress, Started
 
 BLOCK_S = 0.2  # how long losses may stay on the device before they are yielded
@@ -89,12 +89,12 @@ class _Run:
     def __init__(self, spec: JobSpec, data: Dataset, kernel: Kernel | None, backend: dict[str, Any]) -> None:
         self._spec, self._backend = spec, backend
         self.network = new_network(spec.seed, kernel)
-        self._schedule = new_schedule(spec)
-        self._optimizer = new_optimizer(spec, self.network.parameters(), self._schedule)
+        self._schedule = Schedule(spec)
+        self._optimizer = new_optimizer(spec, self.network.parameters())
+        self._rate: float | None = None  # which the optimizer has
         self._loss_of = _loss_function(self.network, spec)
         self._images, self._labels = _on_device(data.train)
         self._valid = _on_device(data.valid)
-        self._counts_steps = not isinstance(spec.learning_rate, float) and spec.learning_rate.interval == "step"
         self.history = History(spec)
         self.valid_accuracy = 0.0
 
@@ -104,9 +104,11 @@ class _Run:
         return self.history.step % self._spec.steps_per_epoch
 
     def make_step(self, rows: Tensor) -> None:
+        if self._rate != self._schedule.rate:
+            self._rate = self._schedule.rate
+            self._optimizer.set_lr(self._rate)
         self._learn(paddle.gather(self._images, rows), paddle.gather(self._labels, rows))
-        if self._schedule and self._counts_steps:
-            self._schedule.step()
+        self._schedule.end_step()
 
     def _learn(self, images: Tensor, labels: Tensor) -> None:
         loss = self._loss_of(images, labels)
@@ -117,9 +119,8 @@ class _Run:
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         valid_loss, self.valid_accuracy = evaluate(self.network, *self._valid)
-        end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._optimizer.get_lr())
-        if self._schedule and not self._counts_steps:
-            self._schedule.step()
+        end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._rate or self._schedule.rate)
+        self._schedule.end_epoch(valid_loss)
         return end
 
     def checkpoint(self) -> Checkpoint:
@@ -133,7 +134,7 @@ class _Run:
                 "epoch": epoch,
                 "batch": self.batch,
                 "permutation": self._permutation(epoch),
-                "schedule": self._schedule.state_dict() if self._schedule else None,
+                "schedule": self._schedule.state(),
                 "clock": clock,
                 "valid_accuracy": self.valid_accuracy,
                 "backend": self._backend,
@@ -150,9 +151,8 @@ class _Run:
             self._learn(self._images[:1], self._labels[:1])  # on which Paddle makes the accumulators
             self.history = History(spec)
             self.network.set_state_dict(checkpoint.part("network"))
-            if self._schedule:
-                self._schedule.set_state_dict(state["schedule"])
-            restore(self._optimizer, checkpoint.part("optimizer"), self._schedule)
+            restore(self._optimizer, checkpoint.part("optimizer"))
+            self._schedule.restore(state["schedule"])
             self.history.restore(checkpoint.step, state["clock"], checkpoint.part("history"))
             self.valid_accuracy = state["valid_accuracy"]
         except (KeyError, TypeError, AttributeError) as error:
