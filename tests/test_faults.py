@@ -406,17 +406,24 @@ class Narrow:
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Narrow]:
+def disk_fault(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload, which makes the disk refuse or slow."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C compiler")
-    folder = tmp_path_factory.mktemp("narrow")
-    library, fault = folder / "disk_fault.so", folder / "fault"
+    library = tmp_path_factory.mktemp("disk_fault") / "disk_fault.so"
     source = ROOT / "tests" / "native" / "disk_fault.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory, cache: Path, disk_fault: Path) -> Iterator[Narrow]:
+    folder = tmp_path_factory.mktemp("narrow")
+    fault = folder / "fault"
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LD_PRELOAD", str(library))
+            patch.setenv("LD_PRELOAD", str(disk_fault))
             patch.setenv("DISK_FAULT_FILE", str(fault))
             patch.setenv("DISK_FAULT_DIR", "jobs")
             running = stack.enter_context(serving(folder / "home", cache, trainer_memory_mb=str(_ENOUGH_MB), **SHORT))
@@ -528,6 +535,38 @@ def test_a_database_killed_at_random_steps_loses_nothing_it_acknowledged(
         assert seen == client.loss(job_id)["points"][: len(seen)]
         for other in accepted:
             assert when_ended(client, other)["attempt"] == 1
+
+
+def test_a_database_killed_while_its_disk_is_slow_loses_no_job_it_acknowledged(
+    tmp_path: Path, disk_fault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path)
+    server = RedisServer(settings)
+    with monkeypatch.context() as patch:
+        patch.setenv("LD_PRELOAD", str(disk_fault))
+        patch.setenv("DISK_SYNC_MS", "1500")
+        child = server.start()
+    try:
+        accepted = []
+        until = time.monotonic() + 3.2  # a sync begins every second and is still on its way then
+        while time.monotonic() < until:
+            accepted += store_silently(settings, 5)
+        os.kill(child.pid, signal.SIGKILL)
+        eventually(lambda: child.exit_code is not None, what="its end")
+        child = server.respawn()
+        kept = stored_jobs(settings)
+        assert [job_id for job_id in accepted if job_id not in kept] == []
+    finally:
+        child.stop(10)
+        server.release()
+
+
+def stored_jobs(settings: Settings) -> set[str]:
+    async def queued() -> set[str]:
+        async with JobStore.connect(settings.store_url) as jobs:
+            return set(await jobs.queued())
+
+    return asyncio.run(queued())
 
 
 @pytest.fixture

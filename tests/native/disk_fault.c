@@ -1,5 +1,6 @@
 // A disk that refuses, for LD_PRELOAD: while the file DISK_FAULT_FILE holds the number of an error, whatever would change
-// files below a folder named DISK_FAULT_DIR fails with it. Without the file all goes its usual way.
+// files below a folder named DISK_FAULT_DIR fails with it. Without the file all goes its usual way. And a disk that is slow:
+// DISK_SYNC_MS is how long each sync of a file takes.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -87,9 +88,15 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
   return refuses_fd(fd) ? -1 : REAL(writev)(fd, parts, count);
 }
 
-int fsync(int fd) { return refuses_fd(fd) ? -1 : REAL(fsync)(fd); }
+static int refuses_sync(int fd) {
+  const char *sync_ms = getenv("DISK_SYNC_MS");
+  if (sync_ms) usleep(1000 * atoi(sync_ms));
+  return refuses_fd(fd);
+}
 
-int fdatasync(int fd) { return refuses_fd(fd) ? -1 : REAL(fdatasync)(fd); }
+int fsync(int fd) { return refuses_sync(fd) ? -1 : REAL(fsync)(fd); }
+
+int fdatasync(int fd) { return refuses_sync(fd) ? -1 : REAL(fdatasync)(fd); }
 
 int mkdir(const char *path, mode_t mode) { return refuses(path) ? -1 : REAL(mkdir)(path, mode); }
 
