@@ -1,6 +1,6 @@
 # Descent: `make help` lists the targets. Everything is installed into .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check check-native format lock clean
+.PHONY: help install demo up test chaos check check-native format lock clean
 
 # The first interpreter Paddle supports (3.11-3.13) that can make a virtual environment; PYTHON=... overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -48,6 +48,11 @@ up: .venv/.installed ## run the server in the foreground on 127.0.0.1:8000; Ctrl
 
 test: .venv/.tested ## all tests
 	@$(BIN)/python -m pytest
+
+SEED ?= 1
+MINUTES ?= 30
+chaos: .venv/.tested ## faults without end on a real server, and whether every job kept its promises (SEED=1 MINUTES=30)
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
 check: .venv/.tested ## format, lint and strict types
 	@$(BIN)/ruff format --check .
