@@ -1,24 +1,30 @@
-"""Jobs: create, list, look at, cancel; their loss history and their model."""
+"""Jobs: create, list, look at, cancel, pause, resume, delete; their model."""
 
+import asyncio
 import logging
+import time
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.conditional import NOT_MODIFIED, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
 from api.problems import documented
-from api.state import State, read_model, state_of
+from api.state import JobId, State, known, read_model, state_of
 from api.strict import StrictRoute
 from core.catalogue import OPTIMIZERS
-from core.errors import NotFound, Unavailable
+from core.errors import Unavailable
 from core.jobs import archive, artifacts, broker
-from core.jobs.job import Job, JobSummary, LossPage, Status
-from core.jobs.store import MAX_PAGE_POINTS, StoredModel, to_json
+from core.jobs.job import Job, JobSummary, Status
+from core.jobs.store import StoredModel
 from core.spec import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 0.2  # while a client waits for a change
+_LINKED = ("loss", "metrics", "model", "cancel", "pause", "resume")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -26,7 +32,6 @@ IdempotencyKey = Annotated[
         pattern=r"^[\x21-\x7e]+$", max_length=255, description="A name of yours for this request; a UUID, for example."
     ),
 ]
-JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
 
 
 class JobAnswer(Job):
@@ -44,27 +49,17 @@ class JobPage(BaseModel):
     next: str | None = Field(description="Pass it as `after` for the next page; null at the end.")
 
 
-class LossPoint(BaseModel):
-    """The mean cross-entropy of one batch, before its step."""
+class Preview(BaseModel):
+    """What a job would be; nothing is stored."""
 
-    step: int = Field(description="From 0 over the whole job.")
-    epoch: int
-    batch: int = Field(description="From 0 within its epoch.")
-    loss: float | None = Field(description="null when it is not finite; `nonfinite` then says which")
-    nonfinite: Literal["nan", "inf", "-inf"] | None = None
-    time_s: float = Field(description="Seconds of training so far.")
+    spec: JobSpec
+    spec_hash: str
+    total_steps: int
+    points: int = Field(description="Loss points it would store.")
 
 
-class LossHistory(BaseModel):
-    job_id: str
-    status: Status
-    terminal: bool
-    count: int = Field(description="Points stored so far, in all.")
-    points: list[LossPoint]
-    next: str = Field(description="Opaque cursor: pass it as `after` and nothing is missed or seen twice.")
-    has_more: bool
-    sampling: None = None
-    summary: dict[str, float | None]
+class CreateQuery(BaseModel):
+    validate_only: bool = Field(False, description="Check the spec and say what it comes to; create nothing.")
 
 
 class ListQuery(BaseModel):
@@ -73,13 +68,6 @@ class ListQuery(BaseModel):
     status: Status | None = None
     optimizer: Literal[OPTIMIZERS] | None = None  # type: ignore[valid-type]  # a tuple of literals is one
     tag: str | None = Field(None, max_length=300, description="`key` or `key:value`.")
-
-
-class LossQuery(BaseModel):
-    after: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="`next` of the answer before.")
-    limit: int = Field(MAX_PAGE_POINTS, ge=1, le=MAX_PAGE_POINTS)
-    from_step: int | None = Field(None, ge=0, le=10**9)
-    to_step: int | None = Field(None, ge=0, le=10**9)
 
 
 class ResumeRequest(BaseModel):
@@ -93,15 +81,29 @@ class ModelQuery(BaseModel):
 
 
 @router.post(
-    "", status_code=202, responses=documented(400, 413, 415, 422, 503), summary="Create a job", response_model=JobAnswer
+    "",
+    status_code=202,
+    response_model=JobAnswer,
+    responses={
+        200: {"model": Preview, "description": "It is valid; nothing was created."},
+        **documented(400, 413, 415, 422, 503),
+    },
+    summary="Create a job",
 )
 async def create(
-    spec: JobSpec, request: Request, response: Response, idempotency_key: IdempotencyKey = None
-) -> JobAnswer:
+    spec: JobSpec,
+    query: Annotated[CreateQuery, Query()],
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobAnswer | Response:
     """Store a job and queue it. Once this answers 202 the job will run, whatever dies in between.
 
     With an `Idempotency-Key` the same request can be sent again, for a day, and stays one job.
     """
+    if query.validate_only:
+        preview = Preview(spec=spec, spec_hash=spec.hash(), total_steps=spec.total_steps, points=spec.points)
+        return json_answer(preview.model_dump_json())
     state = state_of(request)
     job, is_new = await state.store.submit_once(spec, idempotency_key)
     if is_new:
@@ -135,9 +137,31 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> JobPag
     return JobPage(jobs=[SummaryAnswer(**dict(job), links=_links(job.id)) for job in jobs], next=cursor)
 
 
-@router.get("/{job_id}", responses=documented(404, 503), summary="One job")
-async def get(job_id: JobId, request: Request) -> JobAnswer:
-    return _answer(await state_of(request).store.get(_known(job_id)))
+@router.get(
+    "/{job_id}",
+    response_model=JobAnswer,
+    responses={**NOT_MODIFIED, **documented(404, 422, 503)},
+    summary="One job",
+)
+async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Response:
+    """With `Prefer: wait=N` the answer waits up to N seconds for something to change.
+
+    Changed from what `If-None-Match` names, or, without that, from what it is now.
+    """
+    store = state_of(request).store
+    deadline = time.monotonic() + waiting_time(prefer)
+    job = await store.get(known(job_id))
+    text = _answer(job).model_dump_json()
+    seen = request.headers.get("if-none-match") or (etag_of(text) if prefer else "")
+    while is_known(etag_of(text), seen) and time.monotonic() < deadline and not await request.is_disconnected():
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        if await store.changed_at(job_id) != job.updated_at:
+            job = await store.get(job_id)
+            text = _answer(job).model_dump_json()
+    answer = conditional(request, text)
+    if prefer:
+        answer.headers["Preference-Applied"] = prefer
+    return answer
 
 
 @router.post(
@@ -151,7 +175,7 @@ async def get(job_id: JobId, request: Request) -> JobAnswer:
 )
 async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnswer:
     """At once when it is queued, within seconds when it runs; a job that has ended is returned as it is."""
-    return _asked(response, *await state_of(request).store.cancel(_known(job_id)))
+    return _asked(response, *await state_of(request).store.cancel(known(job_id)))
 
 
 @router.post(
@@ -165,7 +189,7 @@ async def cancel(job_id: JobId, request: Request, response: Response) -> JobAnsw
 )
 async def pause(job_id: JobId, request: Request, response: Response) -> JobAnswer:
     """At once when it is queued, within seconds when it runs: it saves a checkpoint and makes room for the next job."""
-    return _asked(response, *await state_of(request).store.pause(_known(job_id)))
+    return _asked(response, *await state_of(request).store.pause(known(job_id)))
 
 
 @router.post(
@@ -184,7 +208,7 @@ async def resume(job_id: JobId, request: Request, response: Response, body: Resu
     """
     state = state_of(request)
     epochs = body.epochs if body else None
-    job, changed = await (state.store.extend(_known(job_id), epochs) if epochs else state.store.resume(_known(job_id)))
+    job, changed = await (state.store.extend(known(job_id), epochs) if epochs else state.store.resume(known(job_id)))
     if changed:
         await _ring(state, job_id)
     return _asked(response, job, changed)
@@ -194,7 +218,7 @@ async def resume(job_id: JobId, request: Request, response: Response, body: Resu
 async def delete(job_id: JobId, request: Request) -> None:
     """The record, the loss history, the weights and the checkpoints, all of it."""
     state = state_of(request)
-    await state.store.delete(_known(job_id))
+    await state.store.delete(known(job_id))
     await archive.remove_job(state.store, state.settings.jobs_dir, job_id)
     log.info("job deleted", extra={"job_id": job_id})
 
@@ -207,31 +231,10 @@ def _asked(response: Response, job: Job, changed: bool) -> JobAnswer:
 
 
 @router.get(
-    "/{job_id}/loss",
-    responses={200: {"model": LossHistory}, **documented(404, 422, 503)},
-    summary="The loss history, live and afterwards",
-)
-async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Request) -> Response:
-    """In order, each step once.
-
-    Poll with `after` set to the last answer's `next`, until `terminal` is true and `has_more` is false.
-    """
-    history = await state_of(request).store.loss(_known(job_id), **query.model_dump())
-    return Response(_history_json(job_id, history), media_type="application/json")
-
-
-def _history_json(job_id: str, page: LossPage) -> str:
-    """The answer's text around the points' own, which are not parsed again."""
-    head = {"job_id": job_id, "status": page.status, "terminal": page.status.terminal, "count": page.count}
-    tail = {"next": page.next, "has_more": page.has_more, "sampling": None, "summary": page.summary}
-    return f'{to_json(head)[:-1]},"points":[{",".join(page.points)}],{to_json(tail)[1:]}'
-
-
-@router.get(
     "/{job_id}/model",
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The weights."},
-        304: {"description": "Not modified."},
+        **NOT_MODIFIED,
         **documented(404, 409, 422, 500, 503),
     },
     response_class=Response,
@@ -244,14 +247,14 @@ async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: R
     """
     state = state_of(request)
     if "if-none-match" in request.headers:
-        etag = _etag(await state.store.model(_known(job_id)), query.format)
-        if etag in request.headers["if-none-match"]:
+        etag = _etag(await state.store.model(known(job_id)), query.format)
+        if is_known(etag, request.headers["if-none-match"]):
             return Response(status_code=304, headers={"ETag": etag})
 
     def read(stored: StoredModel) -> bytes:
         return artifacts.read_verified(state.settings.jobs_dir, stored.files[query.format])
 
-    stored, content = await read_model(state, _known(job_id), read)
+    stored, content = await read_model(state, known(job_id), read)
     name = f"{job_id}.{query.format}"
     headers = {"ETag": _etag(stored, query.format), "Content-Disposition": f'attachment; filename="{name}"'}
     return Response(content, media_type="application/octet-stream", headers=headers)
@@ -261,17 +264,10 @@ def _etag(stored: StoredModel, format: str) -> str:
     return f'"{stored.files[format]["sha256"]}"'
 
 
-def _known(job_id: str) -> str:
-    """The id, when it looks like one; anything else names no job."""
-    if not artifacts.JOB_ID.fullmatch(job_id):
-        raise NotFound("no such job")
-    return job_id
-
-
 def _answer(job: Job) -> JobAnswer:
     return JobAnswer(**dict(job), links=_links(job.id))
 
 
 def _links(job_id: str) -> dict[str, str]:
     own = f"/jobs/{job_id}"
-    return {"self": own} | {name: f"{own}/{name}" for name in ("loss", "model", "cancel", "pause", "resume")}
+    return {"self": own} | {name: f"{own}/{name}" for name in _LINKED}

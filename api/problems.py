@@ -104,6 +104,7 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     if place in ("query", "header"):
         pointer = ("?" if place == "query" else "header ") + "/".join(short)
     context = item.get("ctx", {})
+    pointer += context.get("field", "")  # a rule over several fields names the one to change
     allowed, hint = tuple(context.get("allowed", ())), context.get("did_you_mean")
     if item["type"] == "extra_forbidden":
         allowed = _known_fields(request, tag)

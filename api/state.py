@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 from celery import Celery
-from fastapi import Request
+from fastapi import Path, Request
 from fastapi.concurrency import run_in_threadpool
 
-from core.errors import ArtifactCorrupt
+from core.errors import ArtifactCorrupt, NotFound
+from core.jobs.artifacts import JOB_ID
 from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
 
 T = TypeVar("T")
+
+JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,13 @@ class State:
     settings: Settings
     store: JobStore
     celery: Celery
+
+
+def known(job_id: str) -> str:
+    """The id, when it looks like one; anything else names no job."""
+    if not JOB_ID.fullmatch(job_id):
+        raise NotFound("no such job")
+    return job_id
 
 
 async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:

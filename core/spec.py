@@ -16,6 +16,11 @@ MAX_POINTS = 200_000  # loss points one job may store
 TRAIN_IMAGES = {"mnist": 50_000}  # data set -> images in its training split
 
 
+def _wrong(pointer: str, message: str) -> PydanticCustomError:
+    """A rule over several fields is broken; `pointer` is the one to change."""
+    return PydanticCustomError("rule", message, {"field": pointer})
+
+
 class JobSpec(Strict):
     """One training job. An optimizer and a learning rate are a whole spec; the rest has the lesson's defaults."""
 
@@ -46,27 +51,17 @@ class JobSpec(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> "JobSpec":
-        images = TRAIN_IMAGES[self.dataset]
+        images, name = TRAIN_IMAGES[self.dataset], self.optimizer.name
         if self.batch_size > images:
-            raise PydanticCustomError("batch_size", f"batch_size is at most {images}, the images of {self.dataset}")
+            raise _wrong("/batch_size", f"batch_size is at most {images}, the images of {self.dataset}")
         if self.device == "cpu" and self.wants_gpu:
-            raise PydanticCustomError("device", "bf16 and to_static need a GPU, and device says cpu")
+            raise _wrong("/device", "bf16 and to_static need a GPU, and device says cpu")
         if self.weight_decay and isinstance(self.optimizer, AdamW | Lamb):
-            raise PydanticCustomError(
-                "weight_decay",
-                "{name} has a weight decay of its own: set it in the optimizer",
-                {"name": self.optimizer.name},
-            )
+            raise _wrong("/weight_decay", f"{name} has a weight decay of its own: set it in the optimizer")
         if isinstance(self.learning_rate, OneCycle) and self.learning_rate.total_steps < self._intervals:
-            raise PydanticCustomError(
-                "one_cycle",
-                "one_cycle ends after {total_steps}, and this job has {intervals} of them",
-                {"total_steps": self.learning_rate.total_steps, "intervals": self._intervals},
-            )
+            raise _wrong("/learning_rate/total_steps", f"this job has {self._intervals}, and one_cycle ends before")
         if self.points > MAX_POINTS:
-            raise PydanticCustomError(
-                "points", f"this job would store more than {MAX_POINTS} loss points: raise log_every"
-            )
+            raise _wrong("/log_every", f"this job would store more than {MAX_POINTS} loss points: raise log_every")
         return self
 
     @property

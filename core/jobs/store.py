@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -15,7 +16,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
 from core.errors import FieldProblem, InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
-from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, new_job_id
+from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.record import job_of, summary_of
 from core.spec import JobSpec
 
@@ -137,6 +138,22 @@ class JobStore:
     async def get(self, job_id: str) -> Job:
         """The whole record. Raises NotFound."""
         return await self._get(job_id)
+
+    @_reaching_redis
+    async def status(self, job_id: str) -> Status:
+        """Raises NotFound."""
+        status = await self._redis.hget(_PREFIX + job_id, "status")
+        if status is None:
+            raise NotFound("no such job")
+        return Status(status)
+
+    @_reaching_redis
+    async def changed_at(self, job_id: str) -> datetime | None:
+        """When the job last changed. Raises NotFound."""
+        changed = await self._redis.hget(_PREFIX + job_id, "updated_ms")
+        if changed is None:
+            raise NotFound("no such job")
+        return from_ms(changed)
 
     async def _get(self, job_id: str) -> Job:
         async with self._redis.pipeline(transaction=True) as pipe:

@@ -1,0 +1,192 @@
+"""What a job has told so far: its losses, in several shapes, and the metrics of its epochs."""
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.conditional import NOT_MODIFIED, conditional, etag_of, is_known
+from api.problems import documented
+from api.state import JobId, known, state_of
+from api.strict import StrictRoute
+from core.jobs.job import LossPage, Status
+from core.jobs.store import MAX_PAGE_POINTS, JobStore, to_json
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["history"], route_class=StrictRoute)
+
+_COLUMNS = ("step", "epoch", "batch", "loss", "time_s")
+
+
+class LossPoint(BaseModel):
+    """The mean cross-entropy of one batch, before its step."""
+
+    step: int = Field(description="From 0 over the whole job.")
+    epoch: int
+    batch: int = Field(description="From 0 within its epoch.")
+    loss: float | None = Field(description="null when it is not finite; `nonfinite` then says which")
+    nonfinite: Literal["nan", "inf", "-inf"] | None = None
+    time_s: float = Field(description="Seconds of training so far.")
+
+
+class LossColumns(BaseModel):
+    """The same, a list for each field."""
+
+    step: list[int]
+    epoch: list[int]
+    batch: list[int]
+    loss: list[float | None]
+    time_s: list[float]
+
+
+class Sampling(BaseModel):
+    """How points were left out: of each of `buckets` stretches the least and the largest loss stay, and the ends."""
+
+    method: Literal["min-max"]
+    of: int = Field(description="Points there were.")
+    buckets: int
+
+
+class LossHistory(BaseModel):
+    job_id: str
+    status: Status
+    terminal: bool
+    count: int = Field(description="Points stored so far, in all.")
+    points: list[LossPoint] | LossColumns
+    next: str = Field(description="Opaque cursor: pass it as `after` and nothing is missed or seen twice.")
+    has_more: bool
+    sampling: Sampling | None = Field(None, description="null: these are all the points there are.")
+    summary: dict[str, float | None]
+
+
+class EpochMetrics(BaseModel):
+    epoch: int = Field(description="From 0.")
+    train_loss: float | None
+    valid_loss: float | None
+    valid_accuracy: float
+    learning_rate: float = Field(description="Of the epoch's last step.")
+    images_per_s: float = Field(description="Of training alone, without the evaluation.")
+    seconds: float
+
+
+class Metrics(BaseModel):
+    job_id: str
+    status: Status
+    terminal: bool
+    epochs: list[EpochMetrics]
+
+
+class LossQuery(BaseModel):
+    after: str | None = Field(None, pattern=r"^[0-9]{1,9}$", description="`next` of the answer before.")
+    limit: int = Field(MAX_PAGE_POINTS, ge=1, le=MAX_PAGE_POINTS)
+    from_step: int | None = Field(None, ge=0, le=10**9)
+    to_step: int | None = Field(None, ge=0, le=10**9)
+    max_points: int | None = Field(
+        None, ge=4, le=MAX_PAGE_POINTS, description="Sample all points behind `after` down to about so many."
+    )
+    format: Literal["json", "csv", "ndjson"] = "json"
+    shape: Literal["points", "columns"] = Field("points", description="Of the JSON format.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LossQuery":
+        if self.max_points and "limit" in self.model_fields_set:
+            raise PydanticCustomError("max_points", "give limit or max_points, not both", {"field": "max_points"})
+        return self
+
+
+@router.get(
+    "/loss",
+    response_model=LossHistory,
+    responses={
+        200: {"content": {"text/csv": {}, "application/x-ndjson": {}}, "description": "The points, in order."},
+        **NOT_MODIFIED,
+        **documented(404, 422, 503),
+    },
+    summary="The loss history, live and afterwards",
+)
+async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Request) -> Response:
+    """In order, each step once.
+
+    Poll with `after` set to the last answer's `next`, until `terminal` is true and `has_more` is false. CSV and NDJSON carry
+    the points alone; the rest is in the headers `X-Next`, `X-Has-More` and `X-Terminal`.
+    """
+    page = await _page(state_of(request).store, known(job_id), query)
+    etag = etag_of(f"{page.status} {page.count} {query!r}")
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if is_known(etag, request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    text, media_type = await run_in_threadpool(_rendered, job_id, page, query)
+    if query.format != "json":
+        facts = {"X-Next": page.next, "X-Has-More": page.has_more, "X-Terminal": page.status.terminal}
+        headers |= {name: str(value).lower() for name, value in facts.items()}
+    return Response(text, media_type=media_type, headers=headers)
+
+
+async def _page(store: JobStore, job_id: str, query: LossQuery) -> LossPage:
+    """The points that were asked for: a page, or all behind the cursor when they are to be sampled."""
+    first, last = query.from_step, query.to_step
+    page = await store.loss(job_id, after=query.after, limit=query.limit, from_step=first, to_step=last)
+    while query.max_points and page.has_more:
+        more = await store.loss(job_id, after=page.next, from_step=first, to_step=last)
+        page = more.model_copy(update={"points": page.points + more.points})
+    return page
+
+
+def _rendered(job_id: str, page: LossPage, query: LossQuery) -> tuple[str, str]:
+    """The text of an answer and its media type. Points stay the texts they are stored as, wherever they can."""
+    points, sampling = page.points, None
+    if query.max_points and len(points) > query.max_points:
+        points, sampling = sampled(points, query.max_points)
+    match query.format, query.shape:
+        case "ndjson", _:
+            return "".join(f"{point}\n" for point in points), "application/x-ndjson"
+        case "csv", _:
+            rows = [",".join(_COLUMNS), *map(_csv_row, points)]
+            return "\n".join(rows) + "\n", "text/csv"
+        case _, "columns":
+            decoded = [json.loads(point) for point in points]
+            body = to_json({name: [point[name] for point in decoded] for name in _COLUMNS})
+        case _:
+            body = f"[{','.join(points)}]"
+    head = {"job_id": job_id, "status": page.status, "terminal": page.status.terminal, "count": page.count}
+    tail = {"next": page.next, "has_more": page.has_more, "sampling": sampling, "summary": page.summary}
+    return f'{to_json(head)[:-1]},"points":{body},{to_json(tail)[1:]}', "application/json"
+
+
+def _csv_row(point: str) -> str:
+    fields = json.loads(point)
+    loss = fields.get("nonfinite") or repr(fields["loss"])
+    return ",".join(loss if name == "loss" else repr(fields[name]) for name in _COLUMNS)
+
+
+def sampled(points: list[str], most: int) -> tuple[list[str], dict[str, Any]]:
+    """At most `most` of the points, and how they were chosen.
+
+    The first and the last stay, and of each stretch between them the least and the largest loss, so that no spike is lost. A
+    loss that is not finite counts as the largest.
+    """
+    buckets, inner = (most - 2) // 2, len(points) - 2
+    heights = [math.inf if loss is None else loss for loss in (json.loads(point)["loss"] for point in points)]
+    kept = {0, len(points) - 1}
+    for bucket in range(buckets):
+        stretch = range(1 + bucket * inner // buckets, 1 + (bucket + 1) * inner // buckets)
+        kept |= {min(stretch, key=heights.__getitem__), max(stretch, key=heights.__getitem__)}
+    return [points[index] for index in sorted(kept)], {"method": "min-max", "of": len(points), "buckets": buckets}
+
+
+@router.get(
+    "/metrics",
+    response_model=Metrics,
+    responses={**NOT_MODIFIED, **documented(404, 503)},
+    summary="Metrics of each epoch that has ended",
+)
+async def metrics(job_id: JobId, request: Request) -> Response:
+    """Loss and accuracy on the validation images, the mean training loss, the learning rate, the speed."""
+    store = state_of(request).store
+    status = await store.status(known(job_id))  # before the epochs: when it is terminal, they are all there are
+    epochs = await store.epochs(job_id)
+    body = Metrics(job_id=job_id, status=status, terminal=status.terminal, epochs=[EpochMetrics(**e) for e in epochs])
+    return conditional(request, body.model_dump_json())

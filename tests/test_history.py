@@ -1,0 +1,123 @@
+"""What a job has told, in every shape: pages, samples, CSV, NDJSON, columns, epochs; unchanged answers and waiting."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from api.history import sampled
+from tests.conftest import Server, eventually
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=40) as http:
+        yield http
+
+
+def losses(http: httpx2.Client, job_id: str, **query: str | int) -> httpx2.Response:
+    answer = http.get(f"/jobs/{job_id}/loss", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_every_format_holds_the_same_points(http: httpx2.Client, trained_job: str) -> None:
+    points = losses(http, trained_job).json()["points"]
+    assert len(points) == 51
+    lines = losses(http, trained_job, format="ndjson")
+    assert lines.headers["content-type"].startswith("application/x-ndjson")
+    assert [json.loads(line) for line in lines.text.splitlines()] == points
+    table = losses(http, trained_job, format="csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert [{name: json.loads(value) for name, value in row.items()} for row in rows] == points
+    columns = losses(http, trained_job, shape="columns").json()["points"]
+    assert columns == {name: [point[name] for point in points] for name in points[0]}
+    page = losses(http, trained_job, format="csv", limit=20, after=40)
+    assert (page.headers["x-next"], page.headers["x-has-more"], page.headers["x-terminal"]) == ("51", "false", "true")
+
+
+def test_a_sample_keeps_the_ends_and_the_extremes_and_says_so(http: httpx2.Client, trained_job: str) -> None:
+    whole = losses(http, trained_job).json()
+    few = losses(http, trained_job, max_points=12).json()
+    assert (few["count"], few["next"], few["has_more"]) == (51, "51", False)
+    assert few["sampling"] == {"method": "min-max", "of": 51, "buckets": 5}
+    assert len(few["points"]) <= 12
+    assert [point for point in whole["points"] if point in few["points"]] == few["points"]
+    values = [point["loss"] for point in whole["points"]]
+    kept = [point["loss"] for point in few["points"]]
+    assert (kept[0], kept[-1], min(kept), max(kept)) == (values[0], values[-1], min(values), max(values))
+    assert losses(http, trained_job, max_points=51).json() == whole
+    both = http.get(f"/jobs/{trained_job}/loss", params={"max_points": 10, "limit": 5})
+    assert (both.status_code, both.json()["errors"][0]["pointer"]) == (422, "?max_points")
+
+
+def test_no_spike_is_lost_in_a_sample() -> None:
+    points = [
+        json.dumps({"step": n, "loss": 100.0 if n == 7_777 else None if n == 3_333 else 1.0}) for n in range(10_000)
+    ]
+    kept, sampling = sampled(points, 100)
+    assert points[7_777] in kept
+    assert points[3_333] in kept
+    assert (len(kept) <= 100, sampling["of"], kept[0], kept[-1]) == (True, 10_000, points[0], points[-1])
+    assert [json.loads(point)["step"] for point in kept] == sorted(json.loads(point)["step"] for point in kept)
+
+
+def test_the_epochs_metrics_are_the_results(http: httpx2.Client, trained_job: str) -> None:
+    job = http.get(f"/jobs/{trained_job}").json()
+    (epoch,) = http.get(f"/jobs/{trained_job}/metrics").json()["epochs"]
+    assert epoch["valid_accuracy"] == job["result"]["valid_accuracy"] > 0.95
+    assert (epoch["epoch"], epoch["learning_rate"]) == (0, 0.001)
+    assert epoch["valid_loss"] < 0.2 < epoch["train_loss"] < 1
+    assert epoch["images_per_s"] * epoch["seconds"] == pytest.approx(50_000, rel=0.01)
+
+
+def test_an_unchanged_answer_is_not_sent_again(http: httpx2.Client, trained_job: str) -> None:
+    for path in ("", "/loss", "/loss?format=csv", "/loss?limit=3", "/metrics", "/model"):
+        first = http.get(f"/jobs/{trained_job}{path}")
+        etag = first.headers["etag"]
+        for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+            again = http.get(f"/jobs/{trained_job}{path}", headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert http.get(f"/jobs/{trained_job}{path}", headers={"If-None-Match": '"other"'}).status_code == 200
+    assert losses(http, trained_job, limit=3).headers["etag"] != losses(http, trained_job, limit=4).headers["etag"]
+
+
+def test_waiting_holds_the_answer_until_something_changes(http: httpx2.Client, trained_job: str) -> None:
+    began = time.monotonic()
+    unchanged = http.get(f"/jobs/{trained_job}", headers={"Prefer": "wait=1"})
+    assert unchanged.status_code == 200
+    assert unchanged.headers["preference-applied"] == "wait=1"
+    assert time.monotonic() - began >= 1
+    known = {"If-None-Match": unchanged.headers["etag"]}
+    assert http.get(f"/jobs/{trained_job}", headers=known | {"Prefer": "respond-async, wait=1"}).status_code == 304
+    spec = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
+    job_id = http.post("/jobs", json=spec).json()["id"]
+    eventually(lambda: http.get(f"/jobs/{job_id}").json()["latest"], within_s=60, what="the first loss")
+    seen = []
+    for _ in range(3):
+        answer = http.get(f"/jobs/{job_id}", headers={"Prefer": "wait=30"})
+        seen.append(answer.json()["updated_at"])
+    assert len(set(seen)) == 3
+    http.post(f"/jobs/{job_id}/cancel")
+    for wish in ("wait=-1", "wait=x", "return=minimal", "wait="):
+        assert http.get(f"/jobs/{trained_job}", headers={"Prefer": wish}).status_code == 200
+
+
+def test_a_preview_stores_nothing(http: httpx2.Client) -> None:
+    before = http.get("/jobs?limit=1").json()["jobs"]
+    spec = {"optimizer": "Adam", "learning_rate": 0.001, "epochs": 2, "batch_size": 128}
+    answer = http.post("/jobs?validate_only=true", json=spec)
+    assert answer.status_code == 200
+    preview = answer.json()
+    assert (preview["total_steps"], preview["points"]) == (782, 80)
+    assert preview["spec"]["optimizer"] == {
+        "name": "adam", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "amsgrad": False,
+    }  # fmt: skip
+    assert http.get("/jobs?limit=1").json()["jobs"] == before
+    wrong = http.post("/jobs?validate_only=true", json=spec | {"batch_size": 50_001})
+    assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/batch_size")
