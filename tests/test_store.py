@@ -293,6 +293,7 @@ def test_a_failed_job_that_is_resumed_starts_its_counts_afresh(with_store: WithS
         again = await claimed(store, resumed, worker="w2")
         assert (again.attempt, again.last_step, again.ran_s) == (1, 10, 0)
         assert int(again.token) > int(claim.token)
+        await asyncio.sleep(0.02)
         assert await store.stop(again) == "queued"
         assert (await claimed(store, resumed, worker="w3")).ran_s > 0
 

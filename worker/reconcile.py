@@ -20,6 +20,8 @@ from core.jobs.job import WORKER_LOST
 from core.jobs.store import JobStore
 from core.settings import Settings
 
+_FILES_A_SCAN = 50
+
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,7 @@ async def reconcile(store: JobStore, app: Celery, jobs_dir: Path, *, scan_s: flo
     for job_id in await store.overdue():
         status = await store.retry(job_id, None, WORKER_LOST)
         log.warning("lease ran out", extra={"job_id": job_id, "status": status})
-    for job_id in await store.unfiled():
+    for job_id in (await store.unfiled())[:_FILES_A_SCAN]:  # leases must not wait for a slow disk
         await archive.file_job(store, jobs_dir, job_id)
     for job_id in await store.trash():
         await archive.remove_job(store, jobs_dir, job_id)

@@ -22,7 +22,7 @@ class Resumption:
 
 
 def resumptions(job: Path, spec: JobSpec) -> list[Resumption]:
-    """Where the job can go on, the furthest first; empty when it must begin anew. Damaged checkpoints are passed over."""
+    """Where the job can go on, the best first; empty when it must begin anew. Damaged checkpoints are passed over."""
     found = []
     for path in artifacts.checkpoints(job):
         try:

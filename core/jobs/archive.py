@@ -75,7 +75,7 @@ def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
 
 
 async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
-    """Store every job anew that has files and no record. Returns what became of each: restored, exists, or what is wrong.
+    """Store every job anew that has files and no record. Returns what became of each: restored, exists, deleted, or why not.
 
     A job that had not ended is queued again, with the history its last trainer told. Raises Unavailable.
     """
@@ -88,7 +88,7 @@ async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
         except (OSError, ValueError, KeyError, TypeError, ArtifactCorrupt) as error:
             outcome[folder.name] = f"not restored: {error or type(error).__name__}"
             continue
-        outcome[folder.name] = "restored" if await store.restore(job, points) else "exists"
+        outcome[folder.name] = await store.restore(job, points)
     return outcome
 
 

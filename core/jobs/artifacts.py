@@ -93,9 +93,12 @@ def publish_checkpoint(folder: Path, step: int, content: bytes) -> None:
 
 
 def checkpoints(job: Path) -> list[Path]:
-    """A job's checkpoints, of all its claims, the furthest first."""
-    found = [path for path in job.glob("*/checkpoint-*.safetensors") if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (path.name[:20], int(path.parent.name)), reverse=True)
+    """A job's checkpoints, those of the newest claim first, and of each claim the furthest.
+
+    A newer claim knew of the older ones' when it began. If it is not as far, it could not use theirs.
+    """
+    found = [path for path in job.glob("[0-9]*/checkpoint-*.safetensors") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (int(path.parent.name), path.name[:20]), reverse=True)
 
 
 def read_checkpoint(path: Path) -> bytes:

@@ -30,6 +30,7 @@ local function enter(id, status, worker)
   local entry = {status = status, at_ms = now}
   if worker then entry.worker = worker end
   redis.call('RPUSH', key(id) .. ':transitions', cjson.encode(entry))
+  redis.call('SADD', 'descent:unfiled', id)
 end
 
 local function is_held(id, token)
@@ -49,7 +50,6 @@ local function end_with(id, status, error_json)
   leave(id)
   redis.call('HSET', key(id), 'finished_ms', now)
   if error_json then redis.call('HSET', key(id), 'error', error_json) end
-  redis.call('SADD', 'descent:unfiled', id)
   enter(id, status)
 end
 
@@ -62,7 +62,6 @@ end
 
 local function set_aside(id)
   leave(id)
-  redis.call('SADD', 'descent:unfiled', id)
   enter(id, 'paused')
 end
 
@@ -97,6 +96,7 @@ function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_k
   redis.call('ZADD', 'descent:jobs', 0, id)
   redis.call('ZADD', 'descent:queued', now, id)
   enter(id, 'queued')
+  redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
   return {'created', id}
 end
 
@@ -113,7 +113,6 @@ function moves.claim(id, worker, lease_ms)
     redis.call('HDEL', key(id), 'partial')
     redis.call('ZREM', 'descent:queued', id)
     redis.call('ZADD', 'descent:running', now + lease_ms, id)
-    redis.call('SADD', 'descent:unfiled', id)
     enter(id, 'running', worker)
   end
   return redis.call('HMGET', key(id), 'token', 'attempt', 'spec', 'last_step', 'ran_ms')
@@ -256,7 +255,7 @@ function moves.resume(id)
   elseif status == 'paused' then
     back_to_queue(id)
   elseif status == 'failed' or status == 'cancelled' then
-    redis.call('HDEL', key(id), 'error', 'finished_ms')
+    redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended')
     redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0)
     back_to_queue(id)
   end
@@ -293,20 +292,27 @@ function moves.delete(id)
   return status
 end
 
--- filed id status token: the job's files say this; if the record says something else by now, they are to be written again
-function moves.filed(id, status, token)
-  local record = redis.call('HMGET', key(id), 'status', 'token')
-  if not record[1] or (record[1] == status and record[2] == token) then redis.call('SREM', 'descent:unfiled', id) end
+-- filed id transitions: the job's files were written when it had so many transitions. If it has more by now they are to be
+-- written again; if it was deleted meanwhile, they are to go
+function moves.filed(id, transitions)
+  if not status_of(id) then
+    redis.call('SADD', 'descent:trash', id)
+  elseif redis.call('LLEN', key(id) .. ':transitions') == tonumber(transitions) then
+    redis.call('SREM', 'descent:unfiled', id)
+  end
   return 'ok'
 end
 
 -- restore id record transitions epochs: a job from its files (JSON: an object and two lists); its points were pushed to
--- <job>:restoring before. One that was running is queued. -> restored | exists
+-- <job>:restoring before. One that was running is queued, without an attempt used up. -> restored | exists | deleted
 function moves.restore(id, record_json, transitions_json, epochs_json)
   local restoring = key(id) .. ':restoring'
   if status_of(id) then
     redis.call('DEL', restoring)
     return 'exists'
+  elseif redis.call('SISMEMBER', 'descent:trash', id) == 1 then
+    redis.call('DEL', restoring)
+    return 'deleted'
   end
   local record = cjson.decode(record_json)
   for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end
@@ -318,7 +324,14 @@ function moves.restore(id, record_json, transitions_json, epochs_json)
     local result = cjson.decode(record.result or '{}')
     rank(id, tonumber(result.test_accuracy) or 0, record.finished_ms or now)
   end
-  if record.status ~= 'paused' and not TERMINAL[record.status] then back_to_queue(id) end
+  if HELD[record.status] then redis.call('HINCRBY', key(id), 'attempt', -1) end
+  if record.status == 'cancelling' then
+    end_with(id, 'cancelled')
+  elseif record.status == 'pausing' then
+    set_aside(id)
+  elseif record.status == 'running' or record.status == 'queued' then
+    back_to_queue(id)
+  end
   return 'restored'
 end
 

@@ -446,17 +446,17 @@ class JobStore:
     @_reaching_redis
     async def filed(self, job: RawJob) -> None:
         """The files of a job are as its record was in `job`."""
-        await self._move("filed", job.job_id, job.status, job.record.get("token", ""))
+        await self._move("filed", job.job_id, len(job.transitions))
 
     @_reaching_redis
-    async def restore(self, job: RawJob, points: Sequence[str]) -> bool:
-        """Store a job anew from its files; False when it is there already. One that was running is queued."""
+    async def restore(self, job: RawJob, points: Sequence[str]) -> str:
+        """Store a job anew from its files; one that was running is queued. Returns `restored`, `exists` or `deleted`."""
         restoring = f"{_PREFIX}{job.job_id}:restoring"
         await self._redis.delete(restoring)
         for start in range(0, len(points), _APPEND_CHUNK):
             await self._redis.rpush(restoring, *points[start : start + _APPEND_CHUNK])
         texts = (to_json(job.record), to_json(job.transitions), to_json(job.epochs))
-        return cast(str, await self._move("restore", job.job_id, *texts)) == "restored"
+        return cast(str, await self._move("restore", job.job_id, *texts))
 
     @_reaching_redis
     async def trash(self) -> list[str]:
