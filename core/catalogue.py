@@ -18,7 +18,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class _Described(Strict):
+class Described(Strict):
+    """Something that can be chosen: its docstring says what it is, `zh` the same in Chinese."""
+
     zh: ClassVar[str]
 
 
@@ -37,14 +39,14 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 # --- optimizers --------------------------------------------------------------------------------------------------------
 
 
-class Sgd(_Described):
+class Sgd(Described):
     """The plain mini-batch gradient."""
 
     zh = "随机梯度下降：沿小批量梯度的反方向更新。"
     name: Literal["sgd"] = "sgd"
 
 
-class Momentum(_Described):
+class Momentum(Described):
     """An inertia term: past directions, weighted with the present gradient."""
 
     zh = "动量：把历史梯度方向按惯性累加到当前梯度上。"
@@ -53,7 +55,7 @@ class Momentum(_Described):
     use_nesterov: bool = False
 
 
-class Adagrad(_Described):
+class Adagrad(Described):
     """A rate of its own for each parameter, from the sum of all squared gradients; it only falls."""
 
     zh = "AdaGrad：按梯度平方的累加和为每个参数调整学习率，学习率只减不增。"
@@ -62,7 +64,7 @@ class Adagrad(_Described):
     initial_accumulator_value: Annotated[float, Field(ge=0, le=1e6)] = 0.0
 
 
-class RmsProp(_Described):
+class RmsProp(Described):
     """AdaGrad with a running mean instead of the sum, so that the rate does not collapse."""
 
     zh = "RMSProp：用滑动平均代替 AdaGrad 的累加和，避免学习率过早衰减。"
@@ -73,7 +75,7 @@ class RmsProp(_Described):
     centered: bool = False
 
 
-class Adam(_Described):
+class Adam(Described):
     """Momentum and an adaptive rate together."""
 
     zh = "Adam：动量与自适应学习率的结合。"
@@ -84,7 +86,7 @@ class Adam(_Described):
     amsgrad: bool = False
 
 
-class AdamW(_Described):
+class AdamW(Described):
     """Adam with the weight decay taken off the weights themselves, not added to the gradient."""
 
     zh = "AdamW：权重衰减直接作用于参数，而不是加到梯度里的 Adam。"
@@ -96,7 +98,7 @@ class AdamW(_Described):
     amsgrad: bool = False
 
 
-class Adamax(_Described):
+class Adamax(Described):
     """Adam with the largest recent gradient in the place of the mean square."""
 
     zh = "Adamax：用梯度的无穷范数代替二阶矩的 Adam。"
@@ -106,7 +108,7 @@ class Adamax(_Described):
     epsilon: Epsilon = 1e-8
 
 
-class Adadelta(_Described):
+class Adadelta(Described):
     """Steps scaled by the size of past steps over that of past gradients."""
 
     zh = "Adadelta：用历史更新量与历史梯度的比值缩放步长。"
@@ -115,7 +117,7 @@ class Adadelta(_Described):
     rho: Fraction = 0.95
 
 
-class NAdam(_Described):
+class NAdam(Described):
     """Adam with Nesterov's look ahead."""
 
     zh = "NAdam：加入 Nesterov 前瞻的 Adam。"
@@ -126,7 +128,7 @@ class NAdam(_Described):
     momentum_decay: Annotated[float, Field(ge=0, le=1)] = 0.004
 
 
-class RAdam(_Described):
+class RAdam(Described):
     """Adam that adapts its rate only once it has seen enough gradients to trust their variance."""
 
     zh = "RAdam：在梯度方差可信之前先不做自适应的 Adam。"
@@ -136,7 +138,7 @@ class RAdam(_Described):
     epsilon: Epsilon = 1e-8
 
 
-class Lamb(_Described):
+class Lamb(Described):
     """Adam with each layer's step scaled to the size of its weights, for large batches."""
 
     zh = "LAMB：按每层参数的大小缩放步长的 Adam，适合大批量。"
@@ -149,7 +151,7 @@ class Lamb(_Described):
 
 
 AnyOptimizer = Sgd | Momentum | Adagrad | RmsProp | Adam | AdamW | Adamax | Adadelta | NAdam | RAdam | Lamb
-OPTIMIZER_CLASSES: dict[str, type[_Described]] = {
+OPTIMIZER_CLASSES: dict[str, type[Described]] = {
     cls.model_fields["name"].default: cls
     for cls in (Sgd, Momentum, Adagrad, RmsProp, Adam, AdamW, Adamax, Adadelta, NAdam, RAdam, Lamb)
 }
@@ -194,7 +196,7 @@ class Warmup(Strict):
     start_lr: float = Field(0.0, ge=0, le=1e6)
 
 
-class _Schedule(_Described):
+class _Schedule(Described):
     interval: Literal["epoch", "step"] = Field("epoch", description="What the schedule counts.")
     warmup: Warmup | None = None
 
@@ -382,7 +384,7 @@ LearningRate = Annotated[
 # --- gradient clipping -------------------------------------------------------------------------------------------------
 
 
-class ClipByNorm(_Described):
+class ClipByNorm(Described):
     """Each parameter's gradient is scaled down to the norm `clip_norm`."""
 
     zh = "把每个参数的梯度范数限制在 clip_norm 以内。"
@@ -390,7 +392,7 @@ class ClipByNorm(_Described):
     clip_norm: Annotated[float, Field(gt=0, le=1e6)]
 
 
-class ClipByGlobalNorm(_Described):
+class ClipByGlobalNorm(Described):
     """All gradients together are scaled down to the norm `clip_norm`."""
 
     zh = "把所有梯度的总范数限制在 clip_norm 以内。"
@@ -398,7 +400,7 @@ class ClipByGlobalNorm(_Described):
     clip_norm: Annotated[float, Field(gt=0, le=1e6)]
 
 
-class ClipByValue(_Described):
+class ClipByValue(Described):
     """Each value of a gradient is cut to the range from `min` to `max`; without `min`, from minus `max`."""
 
     zh = "把梯度的每个值截断到 [min, max]。"
@@ -407,4 +409,25 @@ class ClipByValue(_Described):
     min: Annotated[float, Field(ge=-1e6, lt=0)] | None = None
 
 
+CLIP_CLASSES: dict[str, type[Described]] = {"norm": ClipByNorm, "global_norm": ClipByGlobalNorm, "value": ClipByValue}
 GradClip = Annotated[ClipByNorm | ClipByGlobalNorm | ClipByValue, Field(discriminator="type")]
+
+
+# --- data sets ---------------------------------------------------------------------------------------------------------
+
+
+class DatasetFacts(Strict):
+    en: str
+    zh: str
+    train_images: int
+    classes: tuple[str, ...]
+
+
+DATASETS = {
+    "mnist": DatasetFacts(
+        en="70,000 handwritten digits, 28x28, grey (LeCun, Cortes, Burges).",
+        zh="7 万张 28x28 的手写数字灰度图。",
+        train_images=50_000,
+        classes=tuple("0123456789"),
+    ),
+}

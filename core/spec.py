@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.catalogue import AdamW, GradClip, Lamb, LearningRate, OneCycle, Optimizer, Strict
+from core.catalogue import DATASETS, AdamW, GradClip, Lamb, LearningRate, OneCycle, Optimizer, Strict
 from core.errors import FieldProblem, InvalidRequest
 
 DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
 MAX_POINTS = 200_000  # loss points one job may store
-TRAIN_IMAGES = {"mnist": 50_000}  # data set -> images in its training split
+TRAIN_IMAGES = {name: facts.train_images for name, facts in DATASETS.items()}
 
 
 def _wrong(pointer: str, message: str) -> PydanticCustomError:

@@ -150,8 +150,9 @@ def serving(
     env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}
     env |= {"PATH": path} if path else {}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "client.cli", "up"], env=env, cwd=folder, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-P", "-m", "client.cli", "up"], env=env, cwd=folder, stdout=subprocess.PIPE, text=True,
+        preexec_fn=runtime.die_with_parent,  # a test run that is killed leaves nothing behind either
+    )  # fmt: skip
     family: set[int] = set()
     try:
         assert process.stdout is not None
