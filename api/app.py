@@ -116,7 +116,13 @@ def main() -> None:
     settings = read_settings()
     app = create_app(settings)
     uvicorn.run(
-        app, host=settings.host, port=settings.port, log_config=None, access_log=False, timeout_graceful_shutdown=5
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="asyncio",  # under uvloop redis-py does not notice that a connection was cut (docs/decisions.md)
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
     )
 
 

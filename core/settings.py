@@ -38,8 +38,8 @@ class Settings(BaseSettings):
     )
     redis_memory_mb: int = Field(512, ge=16, description="Memory limit of the embedded server, in MiB.")
     durability: Literal["everysec", "always"] = Field(
-        "everysec",
-        description="When the embedded server syncs its writes: a power cut costs a second of them, or (slower) none.",
+        "always",
+        description="When the embedded server syncs its writes: before it answers, or every second, which a crash can cost.",
     )
     workers: int = Field(1, ge=1, le=64, description="Workers that `descent up` starts; each trains one job at a time.")
     device: str = Field(

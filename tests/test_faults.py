@@ -359,7 +359,7 @@ def test_a_redis_that_is_half_open_is_answered_with_503_and_costs_no_job(pair: P
             began = time.monotonic()
             with pytest.raises(ApiError) as refused:
                 client.submit(**BRIEF)
-            assert time.monotonic() - began < 12  # three tries of three seconds
+            assert time.monotonic() - began < 6  # one try of two seconds, on a machine with other things to do
             assert (refused.value.status, refused.value.code) == (503, "unavailable")
         finally:
             pair.proxy.set_mode(Mode.PASS)

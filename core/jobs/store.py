@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
 
 from core.errors import FieldProblem, InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
@@ -95,9 +96,9 @@ class JobStore:
         redis = Redis.from_url(
             url,
             decode_responses=True,
-            socket_timeout=3,
+            socket_timeout=2,
             socket_connect_timeout=2,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, (Disconnected,)),  # silence was waited for already
             health_check_interval=30,
         )
         try:
