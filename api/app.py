@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, history, jobs, ops, predict, problems
+from api import catalogue, events, history, jobs, ops, predict, problems
 from api.state import State
 from core.jobs import broker
 from core.jobs.store import JobStore
@@ -40,7 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for router in (jobs.router, history.router, predict.router, catalogue.router, ops.router):
+    for router in (jobs.router, history.router, events.router, predict.router, catalogue.router, ops.router):
         app.include_router(router)
     problems.install(app)
     app.add_middleware(RequestIds)

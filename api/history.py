@@ -70,6 +70,7 @@ class EpochMetrics(BaseModel):
     learning_rate: float = Field(description="Of the epoch's last step.")
     images_per_s: float = Field(description="Of training alone, without the evaluation.")
     seconds: float
+    at_ms: int | None = Field(None, description="When it ended, in milliseconds since 1970.")
 
 
 class Metrics(BaseModel):

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2  # while a client waits for a change
-_LINKED = ("loss", "metrics", "model", "cancel", "pause", "resume")
+_LINKED = ("loss", "metrics", "events", "model", "cancel", "pause", "resume")
 
 IdempotencyKey = Annotated[
     str | None,

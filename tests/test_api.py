@@ -72,7 +72,7 @@ def is_problem(answer: httpx2.Response, status: int, code: str | None = None) ->
         ({**GOOD, "__proto__": 1}, "/__proto__"),
         ({**GOOD, "epochs": 1.5}, "/epochs"),
         ({**GOOD, "epochs": 10**20}, "/epochs"),
-        ({**GOOD, "batch_size": 50_001}, ""),
+        ({**GOOD, "batch_size": 50_001}, "/batch_size"),
         ({**GOOD, "seed": 2**64}, "/seed"),
         ({**GOOD, "device": "gpu:99"}, "/device"),
         ({**GOOD, "dataset": "file:///etc/passwd"}, "/dataset"),

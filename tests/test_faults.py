@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -349,7 +348,8 @@ def test_after_a_partition_longer_than_the_lease_every_step_is_there_once(pair: 
         job = when_ended(client, job_id)
         claims = sum(t["status"] == "running" for t in job["transitions"])
         assert claims in (1, 2)
-        check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=claims, claims=claims)
+        assert job["attempt"] <= claims  # a worker that gave up in time, and could say so, has used up none
+        check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=job["attempt"], claims=claims)
 
 
 def test_a_redis_that_is_half_open_is_answered_with_503_and_costs_no_job(pair: Pair) -> None:
@@ -599,7 +599,7 @@ def test_an_append_only_file_without_its_tail_costs_the_last_write_alone(
         assert when_ended(client, client.submit(**BRIEF)["id"])["attempt"] == 1
 
 
-def test_an_append_only_file_that_is_damaged_in_its_middle_is_refused_with_the_place_to_look(
+def test_an_append_only_file_that_is_damaged_in_its_middle_is_refused_with_what_to_do(
     tmp_path: Path, stored: tuple[Path, list[str]]
 ) -> None:
     file, _ = stored
@@ -611,6 +611,6 @@ def test_an_append_only_file_that_is_damaged_in_its_middle_is_refused_with_the_p
     refused = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
-    log = Path(re.findall(r"/\S+\.log", refused.stderr)[0])
-    assert "append only file" in log.read_text()
+    assert "is damaged" in refused.stderr
+    assert "descent reindex" in refused.stderr
     assert not [pid for pid, (_, command) in processes().items() if str(tmp_path) in command]

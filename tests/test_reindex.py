@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from client.client import ApiError, Client
-from tests.conftest import ROOT, eventually, serving
+from tests.conftest import eventually, serving
 from tests.test_cli import descent
 
 SPEC = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 2000, "log_every": 1, "name": "kept"}
@@ -74,25 +72,3 @@ def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: 
     assert all(lines[job].startswith("not restored: ") for job in jobs[:3])
     assert "digest" in lines[jobs[0]]
     assert "format" in lines[jobs[2]]
-
-
-def test_a_damaged_append_only_file_is_refused_and_says_what_to_do(tmp_path: Path, cache: Path) -> None:
-    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
-        eventually((tmp_path / "jobs" / job_id / "history.jsonl").exists, what="its files")
-    log = next((tmp_path / "redis").rglob("*.incr.aof"))
-    content = log.read_bytes()
-    log.write_bytes(content[:-7])  # a write that was cut short: it starts without it
-    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        assert client.job(job_id)["status"] == "failed"
-    content = log.read_bytes()
-    log.write_bytes(content[: len(content) // 2] + b"garbage" * 9 + content[len(content) // 2 :])
-    env = {"DESCENT_HOME": str(tmp_path), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0", "PATH": "/usr/bin:/bin"}
-    refused = subprocess.run(
-        [sys.executable, "-m", "client.cli", "up"], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert refused.returncode == 1
-    assert "damaged" in refused.stderr
-    assert "descent reindex" in refused.stderr
-    lose_database(tmp_path)
-    assert descent("reindex", home=tmp_path, cache=cache).stdout == f"{job_id} restored\n"

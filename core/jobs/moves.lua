@@ -156,11 +156,11 @@ function moves.append(id, token, steps_done, images_per_s, ...)
   return ANSWER[status_of(id)]
 end
 
--- epoch id token number metrics: add the metrics of epoch `number` (from 0), once. -> go_on | lost
+-- epoch id token number metrics: add the metrics of epoch `number` (from 0), once, with the time. -> go_on | lost
 function moves.epoch(id, token, number, metrics)
   if not is_held(id, token) then return 'lost' end
   if redis.call('LLEN', key(id) .. ':epochs') == tonumber(number) then
-    redis.call('RPUSH', key(id) .. ':epochs', metrics)
+    redis.call('RPUSH', key(id) .. ':epochs', metrics:sub(1, -2) .. ',"at_ms":' .. string.format('%.0f', now) .. '}')
   end
   return 'go_on'
 end

@@ -54,6 +54,34 @@ class StoredModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """How much of what a job told somebody has: the number of its loss points, epochs and transitions."""
+
+    points: int = 0
+    epochs: int = 0
+    transitions: int = 0
+
+    def plus(self, *, points: int = 0, epochs: int = 0, transitions: int = 0) -> "Seen":
+        return Seen(
+            points=self.points + points, epochs=self.epochs + epochs, transitions=self.transitions + transitions
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What a job has told since then, as the JSON texts that are stored."""
+
+    status: Status
+    points: list[str]
+    epochs: list[str]
+    transitions: list[str]
+
+    @property
+    def count(self) -> int:
+        return len(self.points) + len(self.epochs) + len(self.transitions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RawJob:
     """A job exactly as it is stored, for its files: the record's fields, and the lists of JSON texts beside it."""
 
@@ -240,6 +268,20 @@ class JobStore:
             has_more=end < count,
             summary={"first": _loss(first), "last": _loss(last), "min": _loss(lowest)},
         )
+
+    @_reaching_redis
+    async def news(self, job_id: str, seen: Seen) -> News:
+        """What the job has told beyond `seen`. All of it is of one moment. Raises NotFound."""
+        key = _PREFIX + job_id
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hget(key, "status")
+            pipe.lrange(f"{key}:loss", seen.points, -1)
+            pipe.lrange(f"{key}:epochs", seen.epochs, -1)
+            pipe.lrange(f"{key}:transitions", seen.transitions, -1)
+            status, points, epochs, transitions = await pipe.execute()
+        if status is None:
+            raise NotFound("no such job")
+        return News(status=Status(status), points=points, epochs=epochs, transitions=transitions)
 
     @_reaching_redis
     async def epochs(self, job_id: str) -> list[dict[str, Any]]:

@@ -1,0 +1,186 @@
+"""What happens, as it happens: Server-Sent Events of one job or of several, and a job's log as a page.
+
+An event's id is a cursor over all the jobs of its stream, so a client that comes back with `Last-Event-ID` misses nothing and
+sees nothing twice. A stream ends with an `end` event when all its jobs have ended; who comes back after that gets a 204, which
+tells a browser to stop asking.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from api.problems import documented
+from api.state import JobId, known, state_of
+from api.strict import StrictRoute
+from core.errors import FieldProblem, InvalidRequest, Unavailable
+from core.jobs.job import Status, from_ms
+from core.jobs.store import JobStore, News, Seen, to_json
+
+router = APIRouter(tags=["events"], route_class=StrictRoute)
+
+MOST_JOBS = 50
+_PULSE_S = 0.25
+_KEEP_ALIVE_S = 15.0
+_STREAM = "text/event-stream"
+_POINTS_AN_EVENT = 1000
+_SHOWN: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_STREAM: {}}, "description": "The events."},
+    204: {"description": "There are no more events."},
+}
+
+LastEventId = Annotated[
+    str | None, Header(max_length=2000, description="The last event's id that the client has seen.")
+]
+
+
+class LogEntry(BaseModel):
+    at: datetime | None = Field(description="null for what was restored from files")
+    type: Literal["status", "epoch"]
+    status: Status | None = None
+    worker: str | None = None
+    epoch: int | None = Field(None, description="From 0.")
+    message: str
+
+
+class Log(BaseModel):
+    job_id: str
+    status: Status
+    terminal: bool
+    events: list[LogEntry]
+
+
+class StreamQuery(BaseModel):
+    jobs: str = Field(max_length=2000, description=f"Ids of up to {MOST_JOBS} jobs, with commas between them.")
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How much of each job was sent: the number of its loss points, epochs and transitions. `12.1.3,0.0.1` for two jobs."""
+
+    seen: tuple[Seen, ...]
+
+    @classmethod
+    def parse(cls, text: str | None, jobs: int) -> "Cursor":
+        """Raises InvalidRequest for what is not the cursor of a stream of so many jobs."""
+        if not text:
+            return cls(tuple(Seen() for _ in range(jobs)))
+        parts = [part.split(".") for part in text.split(",")]
+        if len(parts) != jobs or not all(len(p) == 3 and all(n.isdecimal() and len(n) < 10 for n in p) for p in parts):
+            raise InvalidRequest(FieldProblem("header last-event-id", "not an id of this stream's events"))
+        return cls(tuple(Seen(points=int(a), epochs=int(b), transitions=int(c)) for a, b, c in parts))
+
+    def after(self, index: int, seen: Seen) -> "Cursor":
+        return Cursor((*self.seen[:index], seen, *self.seen[index + 1 :]))
+
+    def __str__(self) -> str:
+        return ",".join(f"{seen.points}.{seen.epochs}.{seen.transitions}" for seen in self.seen)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=Log,
+    responses={**_SHOWN, **documented(404, 422, 503)},
+    summary="A job's log, or its events as they happen",
+)
+async def of_job(job_id: JobId, request: Request, last_event_id: LastEventId = None) -> Any:
+    """The log as a page; with `Accept: text/event-stream`, the stream of the job's events."""
+    store = state_of(request).store
+    if _STREAM in request.headers.get("accept", ""):
+        return await _stream(request, [known(job_id)], last_event_id)
+    return _log(job_id, await store.news(known(job_id), Seen()))
+
+
+@router.get(
+    "/events",
+    responses={**_SHOWN, **documented(404, 422, 503)},
+    response_class=Response,
+    summary="The events of several jobs in one stream",
+)
+async def of_jobs(
+    query: Annotated[StreamQuery, Query()], request: Request, last_event_id: LastEventId = None
+) -> Response:
+    """Each event's data names its job. `points`: new loss points; `epoch`: an epoch's metrics; `status`; and `end`."""
+    ids = query.jobs.split(",")
+    if len(ids) > MOST_JOBS or len(set(ids)) < len(ids):
+        raise InvalidRequest(FieldProblem("?jobs", f"up to {MOST_JOBS} ids, each once"))
+    return await _stream(request, [known(job_id) for job_id in ids], last_event_id)
+
+
+async def _stream(request: Request, jobs: list[str], last_event_id: str | None) -> Response:
+    store, cursor = state_of(request).store, Cursor.parse(last_event_id, len(jobs))
+    first = [await store.news(job_id, seen) for job_id, seen in zip(jobs, cursor.seen, strict=True)]  # or NotFound
+    if last_event_id and all(news.status.terminal and not news.count for news in first):
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_text(request, store, jobs, cursor), media_type=_STREAM, headers=headers)
+
+
+async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Cursor) -> AsyncIterator[str]:
+    """The stream's text, until all jobs have ended, the client leaves, or Redis is away (the client then comes back)."""
+    said_at = time.monotonic()
+    yield "retry: 2000\n\n"
+    while not await request.is_disconnected():
+        ended = 0
+        for index, job_id in enumerate(jobs):
+            try:
+                news = await store.news(job_id, cursor.seen[index])
+            except Unavailable:
+                return
+            ended += news.status.terminal
+            for event, data, seen in _events(job_id, cursor.seen[index], news):
+                cursor = cursor.after(index, seen)
+                said_at = time.monotonic()
+                yield f"id: {cursor}\nevent: {event}\ndata: {data}\n\n"
+        if ended == len(jobs):
+            yield f"id: {cursor}\nevent: end\ndata: {to_json({'jobs': jobs})}\n\n"
+            return
+        if time.monotonic() - said_at > _KEEP_ALIVE_S:
+            said_at = time.monotonic()
+            yield ": still here\n\n"
+        await asyncio.sleep(_PULSE_S)
+
+
+def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, Seen]]:
+    """A job's news as events: their name, their data, and what was sent with them. The status comes last."""
+    head = f'{{"job_id":"{job_id}"'
+    events = []
+    for start in range(0, len(news.points), _POINTS_AN_EVENT):
+        chunk = news.points[start : start + _POINTS_AN_EVENT]
+        seen = seen.plus(points=len(chunk))
+        events.append(("points", f'{head},"points":[{",".join(chunk)}]}}', seen))
+    for text in news.epochs:
+        seen = seen.plus(epochs=1)
+        events.append(("epoch", f'{head},"metrics":{text}}}', seen))
+    for text in news.transitions:
+        seen = seen.plus(transitions=1)
+        status = Status(json.loads(text)["status"])
+        facts = {"status": status, "terminal": status.terminal}
+        events.append(("status", f"{head},{to_json(facts)[1:]}", seen))
+    return events
+
+
+def _log(job_id: str, news: News) -> Log:
+    entries = []
+    for entry in map(json.loads, news.transitions):
+        by = f" by {entry['worker']}" if "worker" in entry else ""
+        entries.append(
+            LogEntry(
+                at=from_ms(entry["at_ms"]), type="status", status=entry["status"], worker=entry.get("worker"),
+                message=f"{entry['status']}{by}",
+            )
+        )  # fmt: skip
+    for metrics in map(json.loads, news.epochs):
+        told = (
+            f"epoch {metrics['epoch']}: validation accuracy {metrics['valid_accuracy']:.2%}, {metrics['seconds']:.1f} s"
+        )
+        entries.append(LogEntry(at=from_ms(metrics.get("at_ms")), type="epoch", epoch=metrics["epoch"], message=told))
+    entries.sort(key=lambda entry: entry.at.timestamp() if entry.at else 0)
+    return Log(job_id=job_id, status=news.status, terminal=news.status.terminal, events=entries)

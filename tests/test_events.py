@@ -1,0 +1,131 @@
+"""Server-Sent Events over real HTTP: nothing missed, nothing twice, also after coming back; and a clean end."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.conftest import Server, eventually
+
+SPEC = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 2, "batch_size": 2000, "log_every": 1}
+STREAM = {"Accept": "text/event-stream"}
+
+Event = dict[str, Any]
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=60) as http:
+        yield http
+
+
+def events(http: httpx2.Client, path: str, *, last: str | None = None, most: int = 10_000) -> list[Event]:
+    """The events of a stream as a browser would parse them, up to its end or to so many."""
+    found: list[Event] = []
+    headers = STREAM | ({"Last-Event-ID": last} if last else {})
+    with http.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        event: Event = {}
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if name in ("id", "event"):
+                event[name] = value
+            elif name == "data":
+                event["data"] = json.loads(value)
+            elif not line and "event" in event:
+                found.append(event)
+                event = {}
+                if len(found) == most:
+                    break
+    return found
+
+
+def steps(found: list[Event], job_id: str) -> list[int]:
+    points = [event["data"] for event in found if event["event"] == "points" and event["data"]["job_id"] == job_id]
+    return [point["step"] for data in points for point in data["points"]]
+
+
+def told(found: list[Event], kind: str, field: str) -> list[Any]:
+    return [event["data"][field] for event in found if event["event"] == kind]
+
+
+def test_a_stream_tells_all_of_a_job_and_ends_with_it(http: httpx2.Client) -> None:
+    job_id = http.post("/jobs", json=SPEC).json()["id"]
+    found = events(http, f"/jobs/{job_id}/events")
+    assert steps(found, job_id) == list(range(50))
+    assert told(found, "status", "status") == ["queued", "running", "succeeded"]
+    assert told(found, "status", "terminal") == [False, False, True]
+    assert [metrics["epoch"] for metrics in told(found, "epoch", "metrics")] == [0, 1]
+    assert found[-1]["event"] == "end"
+    assert len([event for event in found if event["event"] == "points"]) > 3  # as they came, not at the end
+    points = [point for points in told(found, "points", "points") for point in points]
+    assert points == http.get(f"/jobs/{job_id}/loss").json()["points"]
+
+    for event in found[:-2]:  # whatever was the last event that came through
+        rest = events(http, f"/jobs/{job_id}/events", last=event["id"])
+        assert steps(rest, job_id) == list(range(50))[len(steps(found[: found.index(event) + 1], job_id)) :]
+        assert rest[-1]["event"] == "end"
+    for event in found[-2:]:
+        over = http.get(f"/jobs/{job_id}/events", headers=STREAM | {"Last-Event-ID": event["id"]})
+        assert (over.status_code, over.content) == (204, b"")
+
+
+def test_one_stream_tells_of_several_jobs(http: httpx2.Client, trained_job: str) -> None:
+    running = http.post("/jobs", json=SPEC).json()["id"]
+    path = f"/events?jobs={trained_job},{running}"
+    begun = events(http, path, most=8)
+    found = begun + events(http, path, last=begun[-1]["id"])
+    assert steps(found, trained_job) == [*range(0, 500, 10), 499]
+    assert steps(found, running) == list(range(50))
+    assert [event["event"] for event in found].count("end") == 1
+    ids = [event["id"] for event in found]
+    assert len(set(ids[:-1])) == len(ids) - 1
+
+
+def test_a_client_that_leaves_and_comes_back_while_it_trains_misses_nothing(http: httpx2.Client) -> None:
+    job_id = http.post("/jobs", json=SPEC).json()["id"]
+    found: list[Event] = []
+    while not found or found[-1]["event"] != "end":
+        found += events(http, f"/jobs/{job_id}/events", last=found[-1]["id"] if found else None, most=2)
+    assert steps(found, job_id) == list(range(50))
+    assert told(found, "status", "status") == ["queued", "running", "succeeded"]
+
+
+def test_the_log_is_a_page_too(http: httpx2.Client, trained_job: str) -> None:
+    log = http.get(f"/jobs/{trained_job}/events").json()
+    assert (log["status"], log["terminal"]) == ("succeeded", True)
+    assert [entry["status"] or entry["epoch"] for entry in log["events"]] == ["queued", "running", 0, "succeeded"]
+    assert "validation accuracy 9" in log["events"][2]["message"]
+    assert [entry["at"] for entry in log["events"]] == sorted(entry["at"] for entry in log["events"])
+
+
+@pytest.mark.parametrize(
+    ("query", "last", "status"),
+    [
+        ("", None, 422), ("jobs=", None, 404), ("jobs=job_0", None, 404), ("jobs={0}", "x", 422), ("jobs={0}", "1.2", 422),
+        ("jobs={0}", "1.2.3,1.2.3", 422), ("jobs={0}", "1.2.-3", 422), ("jobs={0},{0}", None, 422),
+        ("jobs=" + ",".join(["a"] * 51), None, 422), ("jobs=job_" + "0" * 32, None, 404), ("jobs={0}&other=1", None, 422),
+    ],
+)  # fmt: skip
+def test_a_stream_that_cannot_be_is_refused(
+    http: httpx2.Client, trained_job: str, query: str, last: str | None, status: int
+) -> None:
+    headers = STREAM | ({"Last-Event-ID": last} if last else {})
+    answer = http.get(f"/events?{query.format(trained_job)}", headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_streams_that_were_left_are_let_go(http: httpx2.Client, server: Server) -> None:
+    """The API goes on serving while streams are open, and can be stopped with them open."""
+    spec = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
+    job_id = http.post("/jobs", json=spec).json()["id"]
+    eventually(lambda: http.get(f"/jobs/{job_id}").json()["latest"], within_s=60, what="the first loss")
+    for _ in range(20):
+        assert events(http, f"/jobs/{job_id}/events", most=1)
+    assert http.get("/healthz").status_code == 200
+    http.post(f"/jobs/{job_id}/cancel")
+    assert told(events(http, f"/jobs/{job_id}/events"), "status", "status")[-1] == "cancelled"
