@@ -209,6 +209,23 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_job_goes_on_to_the_same
     assert job["resumed_from_step"] > 0
 
 
+def test_a_trainer_that_does_not_answer_a_cancel_is_killed_and_the_next_job_runs(
+    server: Server, client: Client
+) -> None:
+    job_id = submit_and_await_checkpoint(server, client, ENDLESS)
+    (trainer,) = running(server, "worker.trainer_process")
+    os.kill(trainer, signal.SIGSTOP)
+    began = time.monotonic()
+    assert client.cancel(job_id)["status"] == "cancelling"
+    job = when_ended(client, job_id)
+    assert time.monotonic() - began >= float(SHORT["stop_s"])
+    assert (job["status"], job["attempt"], job["model"]["ready"]) == ("cancelled", 1, False)
+    assert not is_alive(trainer)
+    count = client.loss(job_id)["count"]
+    assert when_ended(client, client.submit(**BRIEF)["id"])["attempt"] == 1
+    assert client.loss(job_id)["count"] == count
+
+
 def test_a_job_whose_message_a_frozen_worker_took_into_its_death_runs_once(server: Server, client: Client) -> None:
     (worker,) = eventually(lambda: running(server, "worker.app"), what="the worker")
     os.kill(worker, signal.SIGSTOP)
