@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, events, history, jobs, ops, predict, problems
+from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems
 from api.state import State
 from core.jobs import broker
 from core.jobs.store import JobStore
@@ -40,8 +40,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for router in (jobs.router, history.router, events.router, predict.router, catalogue.router, ops.router):
-        app.include_router(router)
+    for module in (jobs, history, events, predict, catalogue, ops, problem_pages):
+        app.include_router(module.router)
     problems.install(app)
     app.add_middleware(RequestIds)
     _document_problems(app)

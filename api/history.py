@@ -13,6 +13,7 @@ from api.conditional import NOT_MODIFIED, conditional, etag_of, is_known
 from api.problems import documented
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
+from core.jobs import artifacts
 from core.jobs.job import LossPage, Status
 from core.jobs.store import MAX_PAGE_POINTS, JobStore, to_json
 
@@ -78,6 +79,19 @@ class Metrics(BaseModel):
     status: Status
     terminal: bool
     epochs: list[EpochMetrics]
+
+
+class CheckpointInfo(BaseModel):
+    step: int = Field(description="Steps done.")
+    epoch: int = Field(description="The epoch it goes on in, from 0.")
+    metrics: EpochMetrics | None = Field(description="Of the epoch that ended with it, if one did.")
+    size_bytes: int
+    sha256: str
+
+
+class Checkpoints(BaseModel):
+    job_id: str
+    checkpoints: list[CheckpointInfo]
 
 
 class LossQuery(BaseModel):
@@ -176,6 +190,21 @@ def sampled(points: list[str], most: int) -> tuple[list[str], dict[str, Any]]:
         stretch = range(1 + bucket * inner // buckets, 1 + (bucket + 1) * inner // buckets)
         kept |= {min(stretch, key=heights.__getitem__), max(stretch, key=heights.__getitem__)}
     return [points[index] for index in sorted(kept)], {"method": "min-max", "of": len(points), "buckets": buckets}
+
+
+@router.get("/checkpoints", responses=documented(404, 503), summary="The checkpoints that are kept")
+async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
+    """From the furthest a job can go on from, should it be stopped, killed or extended. At most two are kept."""
+    state = state_of(request)
+    spec = await state.store.spec(known(job_id))
+    epochs = {metrics["epoch"]: metrics for metrics in await state.store.epochs(job_id)}
+    kept = await run_in_threadpool(artifacts.kept_checkpoints, state.settings.jobs_dir, job_id)
+    found = []
+    for file in kept:
+        epoch, batch = divmod(file["step"], spec.steps_per_epoch)
+        at_end = epochs.get(epoch - 1) if batch == 0 else None
+        found.append(CheckpointInfo(**file, epoch=epoch, metrics=EpochMetrics(**at_end) if at_end else None))
+    return Checkpoints(job_id=job_id, checkpoints=found)
 
 
 @router.get(

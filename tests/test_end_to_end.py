@@ -205,7 +205,7 @@ def _command(pid: int) -> str:
     return processes().get(pid, (0, ""))[1]
 
 
-# --- faults: on a server of their own, with short leases ---------------------------------------------------------------
+# --- faults that need no proxy (the others are in test_faults.py): on a server of their own, with short leases ----------
 
 SHORT = {"lease_s": "2", "beat_s": "0.4", "scan_s": "0.5", "stop_s": "3"}
 LONG_JOB = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 50}
@@ -222,22 +222,6 @@ def frail(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Ser
 def frail_client(frail: Server) -> Iterator[Client]:
     with Client(frail.url) as client:
         yield client
-
-
-def test_a_killed_trainer_is_started_again_and_nothing_is_told_twice(frail: Server, frail_client: Client) -> None:
-    job_id = frail_client.submit(**SMALL_JOB)["id"]
-    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
-    for pid in _trainers(frail):
-        os.kill(pid, signal.SIGKILL)
-    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=120, what="the end")
-    job = frail_client.job(job_id)
-    assert (job["status"], job["attempt"]) == ("succeeded", 2)
-    points = frail_client.loss(job_id)["points"]
-    assert [point["step"] for point in points] == list(range(50))
-    undisturbed = frail_client.submit(**SMALL_JOB)["id"]
-    eventually(lambda: frail_client.job(undisturbed)["terminal"], within_s=120, what="the undisturbed job")
-    assert [p["loss"] for p in frail_client.loss(undisturbed)["points"]] == [p["loss"] for p in points]
-    assert frail_client.model(undisturbed) == frail_client.model(job_id)
 
 
 def test_a_trainer_that_always_dies_fails_its_job_alone(frail: Server, frail_client: Client) -> None:
@@ -259,18 +243,6 @@ def test_a_trainer_that_always_dies_fails_its_job_alone(frail: Server, frail_cli
     eventually(lambda: frail_client.job(waiting)["terminal"], within_s=120, what="the other job")
 
 
-def test_a_killed_worker_takes_its_trainer_along_and_the_job_goes_on(frail: Server, frail_client: Client) -> None:
-    job_id = frail_client.submit(**SMALL_JOB)["id"]
-    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
-    trainers = _trainers(frail)
-    worker = next(pid for pid in frail.pids if "worker.app" in _command(pid))
-    os.kill(worker, signal.SIGKILL)
-    eventually(lambda: not any(is_alive(pid) for pid in trainers), within_s=2, what="the trainer's end")
-    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=120, what="the end")
-    assert frail_client.job(job_id)["status"] == "succeeded"
-    assert [p["step"] for p in frail_client.loss(job_id)["points"]] == list(range(50))
-
-
 def test_a_lost_message_is_rung_again(frail: Server, frail_client: Client) -> None:
     import redis
 
@@ -285,30 +257,6 @@ def test_a_lost_message_is_rung_again(frail: Server, frail_client: Client) -> No
     for job_id in queued:
         eventually(lambda job_id=job_id: frail_client.job(job_id)["terminal"], within_s=120, what="a job")  # type: ignore[misc]
         assert frail_client.job(job_id)["attempt"] == 1
-
-
-def test_a_killed_database_loses_no_job(frail: Server, frail_client: Client) -> None:
-    job_id = frail_client.submit(**SMALL_JOB)["id"]
-    eventually(lambda: frail_client.loss(job_id)["count"] > 3, what="some points")
-    database = next(pid for pid in frail.pids if "valkey-server" in _command(pid))
-    os.kill(database, signal.SIGKILL)
-
-    def ended() -> bool:
-        try:
-            return bool(frail_client.job(job_id)["terminal"])
-        except ApiError as error:
-            assert error.status == 503, error.problem
-            return False
-
-    eventually(ended, within_s=120, what="the end")
-    assert frail_client.job(job_id)["status"] == "succeeded"
-    assert [p["step"] for p in frail_client.loss(job_id)["points"]] == list(range(50))
-
-
-def test_a_time_limit_ends_a_job(frail_client: Client) -> None:
-    job_id = frail_client.submit(**LONG_JOB, max_runtime_s=2)["id"]
-    eventually(lambda: frail_client.job(job_id)["terminal"], within_s=60, what="the limit")
-    assert frail_client.job(job_id)["error"]["code"] == "max_runtime"
 
 
 def first_losses(server: Server, count: int) -> tuple[str, list[float]]:

@@ -1,6 +1,7 @@
 """What a job has told, in every shape: pages, samples, CSV, NDJSON, columns, epochs; unchanged answers and waiting."""
 
 import csv
+import hashlib
 import io
 import json
 import time
@@ -121,3 +122,13 @@ def test_a_preview_stores_nothing(http: httpx2.Client) -> None:
     assert http.get("/jobs?limit=1").json()["jobs"] == before
     wrong = http.post("/jobs?validate_only=true", json=spec | {"batch_size": 50_001})
     assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/batch_size")
+
+
+def test_the_checkpoints_that_are_kept_are_named(http: httpx2.Client, server: Server, trained_job: str) -> None:
+    (last,) = http.get(f"/jobs/{trained_job}/checkpoints").json()["checkpoints"]
+    (epoch,) = http.get(f"/jobs/{trained_job}/metrics").json()["epochs"]
+    assert (last["step"], last["epoch"], last["metrics"]) == (500, 1, epoch)
+    (file,) = (server.home / "jobs" / trained_job).glob("*/checkpoint-*")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == last["sha256"]
+    assert file.stat().st_size == last["size_bytes"]
+    assert http.get(f"/jobs/job_{'0' * 32}/checkpoints").status_code == 404

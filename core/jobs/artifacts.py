@@ -8,6 +8,7 @@
 A claim writes only below its own token, so a stale one never touches what a newer one published.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -99,6 +100,18 @@ def checkpoints(job: Path) -> list[Path]:
     """
     found = [path for path in job.glob("[0-9]*/checkpoint-*.safetensors") if _CHECKPOINT.fullmatch(path.name)]
     return sorted(found, key=lambda path: (int(path.parent.name), path.name[:20]), reverse=True)
+
+
+def kept_checkpoints(jobs_dir: Path, job_id: str) -> list[dict[str, Any]]:
+    """What there is of them, the best first: `step`, `sha256`, `size_bytes`."""
+    found = []
+    for path in checkpoints(job_dir(jobs_dir, job_id))[:CHECKPOINTS_KEPT]:
+        named = _CHECKPOINT.fullmatch(path.name)
+        with contextlib.suppress(FileNotFoundError):  # a newer one has taken its place
+            size = path.stat().st_size
+            assert named
+            found.append({"step": int(named[1]), "sha256": named[2], "size_bytes": size})
+    return found
 
 
 def read_checkpoint(path: Path) -> bytes:

@@ -177,6 +177,14 @@ class JobStore:
         return Status(status)
 
     @_reaching_redis
+    async def spec(self, job_id: str) -> JobSpec:
+        """Raises NotFound."""
+        text = await self._redis.hget(_PREFIX + job_id, "spec")
+        if text is None:
+            raise NotFound("no such job")
+        return JobSpec.model_validate_json(text)
+
+    @_reaching_redis
     async def changed_at(self, job_id: str) -> datetime | None:
         """When the job last changed. Raises NotFound."""
         changed = await self._redis.hget(_PREFIX + job_id, "updated_ms")

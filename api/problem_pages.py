@@ -1,0 +1,96 @@
+"""The page behind each problem's `type`: what it means and what to do, in English and Chinese."""
+
+from dataclasses import dataclass
+from html import escape
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from api.problems import documented
+from api.strict import StrictRoute
+from core.errors import NotFound
+
+router = APIRouter(prefix="/problems", tags=["problems"], route_class=StrictRoute)
+
+
+@dataclass(frozen=True)
+class About:
+    status: int
+    en: str
+    zh: str
+
+
+ABOUT = {
+    "malformed-json": About(
+        400,
+        "The body is not one strict JSON value in UTF-8: NaN, a key twice, a lone surrogate or cut text. Send valid JSON.",
+        "请求体不是严格的 UTF-8 JSON：可能含 NaN、重复的键、孤立的代理字符或被截断。请发送合法的 JSON。",
+    ),
+    "not-found": About(
+        404,
+        "There is no such job, model or path. A deleted job is gone for good; GET /jobs lists those there are.",
+        "没有这个任务、模型或路径。已删除的任务无法恢复；GET /jobs 列出现有任务。",
+    ),
+    "method-not-allowed": About(
+        405,
+        "This path does not take that method; the header Allow says which it takes.",
+        "该路径不支持此方法；Allow 头列出支持的方法。",
+    ),
+    "model-not-ready": About(
+        409,
+        "The job has no weights to give: it has not ended, or ended without any. Wait until `model.ready` is true.",
+        "任务还没有可用的权重：尚未结束，或结束时没有产生权重。请等到 model.ready 为 true。",
+    ),
+    "job-not-terminal": About(
+        409,
+        "What was asked needs a job that has ended. Cancel it, or wait until `terminal` is true.",
+        "该操作需要任务已经结束。请先取消任务，或等到 terminal 为 true。",
+    ),
+    "too-large": About(
+        413,
+        "The body is longer than the server takes. Send fewer or smaller images a request.",
+        "请求体超过服务器上限。请减少每次请求的图片数量或大小。",
+    ),
+    "unsupported-media-type": About(
+        415,
+        "The body must be sent as `Content-Type: application/json`.",
+        "请求体必须以 Content-Type: application/json 发送。",
+    ),
+    "validation-error": About(
+        422,
+        "The request is well-formed and wrong. `errors` names each place, what is allowed there, and what you may have meant.",
+        "请求格式正确但内容有误。errors 列出每处错误、允许的取值以及可能想写的值。",
+    ),
+    "idempotency-key-reused": About(
+        422,
+        "This Idempotency-Key was used for another request within a day. Use a new key for a new request.",
+        "该 Idempotency-Key 一天内已用于另一个请求。新请求请使用新的键。",
+    ),
+    "internal": About(
+        500,
+        "A bug in the server. Its log has the details under the `request_id` of the answer.",
+        "服务器内部错误。日志中可用响应里的 request_id 查到详情。",
+    ),
+    "artifact-corrupt": About(
+        500,
+        "A stored file is missing or does not match its digest, so it is not used. Train the job again, or restore the file.",
+        "存储的文件缺失或与摘要不符，因此不会使用。请重新训练，或恢复该文件。",
+    ),
+    "unavailable": About(
+        503,
+        "The database cannot be reached, or is nearly full. Nothing was accepted; try again after `Retry-After` seconds.",
+        "数据库无法访问或将满，请求未被接受；请在 Retry-After 秒后重试。",
+    ),
+}
+
+
+@router.get("/{code}", response_class=HTMLResponse, responses=documented(404), summary="What a problem's type means")
+async def page(code: str, request: Request) -> HTMLResponse:
+    about = ABOUT.get(code)
+    if about is None:
+        raise NotFound("no such kind of problem")
+    name = escape(code)
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><h1>{name} ({about.status})</h1>'
+        f'<p>{escape(about.en)}</p><p lang="zh">{escape(about.zh)}</p></html>\n'
+    )
