@@ -1,5 +1,6 @@
 """What can be chosen: optimizers, schedules, clips and data sets, as forms and clients want them."""
 
+import functools
 from typing import Any
 
 from fastapi import APIRouter
@@ -63,6 +64,11 @@ class Datasets(BaseModel):
 
 @router.get("/optimizers", summary="Optimizers, schedules and gradient clips, with their parameters")
 async def optimizers() -> Optimizers:
+    return _optimizers()
+
+
+@functools.cache
+def _optimizers() -> Optimizers:
     return Optimizers(
         optimizers=[
             OptimizerChoice(**dict(_choice(name, cls, "name")), lesson=name in LESSON_OPTIMIZERS)

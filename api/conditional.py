@@ -39,7 +39,7 @@ def conditional(request: Request, text: str) -> Response:
     return Response(text, media_type="application/json", headers=headers)
 
 
-def waiting_time(prefer: str | None) -> float:
+def waiting_time(prefer: str | None) -> int:
     """Seconds that a Prefer header asks to wait for; a preference that is not understood is no error."""
     wish = re.search(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})", prefer or "")
     return min(int(wish[1]), LONGEST_WAIT_S) if wish else 0

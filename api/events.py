@@ -20,9 +20,9 @@ from starlette.responses import StreamingResponse
 from api.problems import documented
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
-from core.errors import FieldProblem, InvalidRequest, Unavailable
+from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.job import Status, from_ms
-from core.jobs.store import JobStore, News, Seen, to_json
+from core.jobs.store import JobStore, News, RawJob, Seen, to_json
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 
@@ -30,11 +30,12 @@ MOST_JOBS = 50
 _PULSE_S = 0.25
 _KEEP_ALIVE_S = 15.0
 _STREAM = "text/event-stream"
-_POINTS_AN_EVENT = 1000
 _SHOWN: dict[int | str, dict[str, Any]] = {
     200: {"content": {_STREAM: {}}, "description": "The events."},
     204: {"description": "There are no more events."},
 }
+
+_NOT_OURS = InvalidRequest(FieldProblem("header last-event-id", "not an id of this stream's events"))
 
 LastEventId = Annotated[
     str | None, Header(max_length=2000, description="The last event's id that the client has seen.")
@@ -74,7 +75,7 @@ class Cursor:
             return cls(tuple(Seen() for _ in range(jobs)))
         parts = [part.split(".") for part in text.split(",")]
         if len(parts) != jobs or not all(len(p) == 3 and all(n.isdecimal() and len(n) < 10 for n in p) for p in parts):
-            raise InvalidRequest(FieldProblem("header last-event-id", "not an id of this stream's events"))
+            raise _NOT_OURS
         return cls(tuple(Seen(points=int(a), epochs=int(b), transitions=int(c)) for a, b, c in parts))
 
     def after(self, index: int, seen: Seen) -> "Cursor":
@@ -92,10 +93,12 @@ class Cursor:
 )
 async def of_job(job_id: JobId, request: Request, last_event_id: LastEventId = None) -> Any:
     """The log as a page; with `Accept: text/event-stream`, the stream of the job's events."""
-    store = state_of(request).store
     if _STREAM in request.headers.get("accept", ""):
         return await _stream(request, [known(job_id)], last_event_id)
-    return _log(job_id, await store.news(known(job_id), Seen()))
+    job = await state_of(request).store.raw(known(job_id))
+    if job is None:
+        raise NotFound("no such job")
+    return _log(job)
 
 
 @router.get(
@@ -116,8 +119,18 @@ async def of_jobs(
 
 async def _stream(request: Request, jobs: list[str], last_event_id: str | None) -> Response:
     store, cursor = state_of(request).store, Cursor.parse(last_event_id, len(jobs))
-    first = [await store.news(job_id, seen) for job_id, seen in zip(jobs, cursor.seen, strict=True)]  # or NotFound
-    if last_event_id and all(news.status.terminal and not news.count for news in first):
+    is_over = bool(last_event_id)
+    for job_id, seen in zip(jobs, cursor.seen, strict=True):
+        try:
+            status, told = await store.told(job_id)
+        except NotFound:
+            if not last_event_id:
+                raise
+            continue  # it was deleted; the others go on
+        if not seen.is_within(told):
+            raise _NOT_OURS
+        is_over = is_over and status.terminal and seen == told
+    if is_over:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_text(request, store, jobs, cursor), media_type=_STREAM, headers=headers)
@@ -128,13 +141,17 @@ async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Curs
     said_at = time.monotonic()
     yield "retry: 2000\n\n"
     while not await request.is_disconnected():
-        ended = 0
+        ended, has_more = 0, False
         for index, job_id in enumerate(jobs):
             try:
                 news = await store.news(job_id, cursor.seen[index])
+            except NotFound:  # it was deleted meanwhile
+                ended += 1
+                continue
             except Unavailable:
                 return
-            ended += news.status.terminal
+            has_more = has_more or news.has_more
+            ended += news.status.terminal and not news.has_more
             for event, data, seen in _events(job_id, cursor.seen[index], news):
                 cursor = cursor.after(index, seen)
                 said_at = time.monotonic()
@@ -145,17 +162,16 @@ async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Curs
         if time.monotonic() - said_at > _KEEP_ALIVE_S:
             said_at = time.monotonic()
             yield ": still here\n\n"
-        await asyncio.sleep(_PULSE_S)
+        await asyncio.sleep(0 if has_more else _PULSE_S)
 
 
 def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, Seen]]:
     """A job's news as events: their name, their data, and what was sent with them. The status comes last."""
     head = f'{{"job_id":"{job_id}"'
     events = []
-    for start in range(0, len(news.points), _POINTS_AN_EVENT):
-        chunk = news.points[start : start + _POINTS_AN_EVENT]
-        seen = seen.plus(points=len(chunk))
-        events.append(("points", f'{head},"points":[{",".join(chunk)}]}}', seen))
+    if news.points:
+        seen = seen.plus(points=len(news.points))
+        events.append(("points", f'{head},"points":[{",".join(news.points)}]}}', seen))
     for text in news.epochs:
         seen = seen.plus(epochs=1)
         events.append(("epoch", f'{head},"metrics":{text}}}', seen))
@@ -167,20 +183,18 @@ def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, See
     return events
 
 
-def _log(job_id: str, news: News) -> Log:
+def _log(job: RawJob) -> Log:
     entries = []
-    for entry in map(json.loads, news.transitions):
+    for entry in map(json.loads, job.transitions):
         by = f" by {entry['worker']}" if "worker" in entry else ""
-        entries.append(
-            LogEntry(
-                at=from_ms(entry["at_ms"]), type="status", status=entry["status"], worker=entry.get("worker"),
-                message=f"{entry['status']}{by}",
-            )
-        )  # fmt: skip
-    for metrics in map(json.loads, news.epochs):
+        told = f"{entry['status']}{by}"
+        facts = {"status": entry["status"], "worker": entry.get("worker")}
+        entries.append(LogEntry(at=from_ms(entry["at_ms"]), type="status", message=told, **facts))
+    for metrics in map(json.loads, job.epochs):
         told = (
             f"epoch {metrics['epoch']}: validation accuracy {metrics['valid_accuracy']:.2%}, {metrics['seconds']:.1f} s"
         )
-        entries.append(LogEntry(at=from_ms(metrics.get("at_ms")), type="epoch", epoch=metrics["epoch"], message=told))
+        at = from_ms(metrics.get("at_ms"))
+        entries.append(LogEntry(at=at, type="epoch", epoch=metrics["epoch"], message=told))
     entries.sort(key=lambda entry: entry.at.timestamp() if entry.at else 0)
-    return Log(job_id=job_id, status=news.status, terminal=news.status.terminal, events=entries)
+    return Log(job_id=job.job_id, status=job.status, terminal=job.status.terminal, events=entries)

@@ -40,6 +40,7 @@ class LossColumns(BaseModel):
     epoch: list[int]
     batch: list[int]
     loss: list[float | None]
+    nonfinite: list[str | None] = Field(description="Which a loss that is null was.")
     time_s: list[float]
 
 
@@ -163,7 +164,8 @@ def _rendered(job_id: str, page: LossPage, query: LossQuery) -> tuple[str, str]:
             return "\n".join(rows) + "\n", "text/csv"
         case _, "columns":
             decoded = [json.loads(point) for point in points]
-            body = to_json({name: [point[name] for point in decoded] for name in _COLUMNS})
+            columns = (*_COLUMNS[:-1], "nonfinite", _COLUMNS[-1])
+            body = to_json({name: [point.get(name) for point in decoded] for name in columns})
         case _:
             body = f"[{','.join(points)}]"
     head = {"job_id": job_id, "status": page.status, "terminal": page.status.terminal, "count": page.count}
@@ -194,7 +196,7 @@ def sampled(points: list[str], most: int) -> tuple[list[str], dict[str, Any]]:
 
 @router.get("/checkpoints", responses=documented(404, 503), summary="The checkpoints that are kept")
 async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
-    """From the furthest a job can go on from, should it be stopped, killed or extended. At most two are kept."""
+    """Where the job would go on, should it be stopped, killed or extended: the best first. At most two are kept."""
     state = state_of(request)
     spec = await state.store.spec(known(job_id))
     epochs = {metrics["epoch"]: metrics for metrics in await state.store.epochs(job_id)}

@@ -149,18 +149,20 @@ async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Respons
     Changed from what `If-None-Match` names, or, without that, from what it is now.
     """
     store = state_of(request).store
-    deadline = time.monotonic() + waiting_time(prefer)
+    wait_s = waiting_time(prefer)
+    deadline = time.monotonic() + wait_s
     job = await store.get(known(job_id))
     text = _answer(job).model_dump_json()
-    seen = request.headers.get("if-none-match") or (etag_of(text) if prefer else "")
+    seen = request.headers.get("if-none-match", "")
+    seen = etag_of(text) if seen in ("", "*") else seen
     while is_known(etag_of(text), seen) and time.monotonic() < deadline and not await request.is_disconnected():
         await asyncio.sleep(_LOOK_AGAIN_S)
-        if await store.changed_at(job_id) != job.updated_at:
+        if job.status is Status.QUEUED or await store.changed_at(job_id) != job.updated_at:
             job = await store.get(job_id)
             text = _answer(job).model_dump_json()
     answer = conditional(request, text)
-    if prefer:
-        answer.headers["Preference-Applied"] = prefer
+    if wait_s:
+        answer.headers["Preference-Applied"] = f"wait={wait_s}"
     return answer
 
 

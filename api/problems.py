@@ -4,16 +4,15 @@ import json
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from core.catalogue import OPTIMIZERS, RATE_TAGS, nearest
+from core.catalogue import CLIP_CLASSES, OPTIMIZER_CLASSES, OPTIMIZERS, RATE_TAGS, SCHEDULE_CLASSES, nearest
 from core.errors import DescentError, FieldProblem, InvalidRequest
-from core.spec import JobSpec
 
 MOST_PROBLEMS = 10
 LONGEST_NAME = 60
@@ -21,8 +20,9 @@ _CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-
 _TAGS = {
     "optimizer": OPTIMIZERS,
     "learning_rate": RATE_TAGS,
-    "grad_clip": ("norm", "global_norm", "value"),
+    "grad_clip": tuple(CLIP_CLASSES),
 }
+_TAGGED = OPTIMIZER_CLASSES | SCHEDULE_CLASSES | CLIP_CLASSES
 _NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     pointer += context.get("field", "")  # a rule over several fields names the one to change
     allowed, hint = tuple(context.get("allowed", ())), context.get("did_you_mean")
     if item["type"] == "extra_forbidden":
-        allowed = _known_fields(request, tag)
+        allowed = _known_fields(request, tag, names[:-1])
         hint = nearest(names[-1][:LONGEST_NAME], allowed)
     return FieldProblem(printable(pointer), _sentence(item), allowed, hint)
 
@@ -123,15 +123,15 @@ def _sentence(item: dict[str, Any]) -> str:
     return _SENTENCES.get(item["type"]) or str(item["msg"])[:200]
 
 
-def _known_fields(request: Request, tag: str | None) -> tuple[str, ...]:
-    """The fields that could have stood where an unknown one was found in the body, or in the tagged object in it."""
-    if tag:
-        classes = [c["properties"] for c in JobSpec.model_json_schema()["$defs"].values()]
-        return next(
-            tuple(c) for c in classes for field in ("name", "schedule", "type") if c.get(field, {}).get("const") == tag
-        )
+def _known_fields(request: Request, tag: str | None, path: Sequence[str]) -> tuple[str, ...]:
+    """The fields that could have stood in the object at `path` of the body, or of the object that the tag names."""
     route = request.scope.get("route")
-    model = route.body_field.field_info.annotation if route and route.body_field else None
+    body = route.body_field.field_info.annotation if route and route.body_field else None
+    model: Any = _TAGGED.get(tag, body) if tag else body
+    for name in path[1:] if tag else path:
+        field = getattr(model, "model_fields", {}).get(name)
+        inside = [field.annotation, *get_args(field.annotation)] if field else []
+        model = next((kind for kind in inside if hasattr(kind, "model_fields")), None)
     return tuple(getattr(model, "model_fields", {}))
 
 

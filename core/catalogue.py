@@ -218,7 +218,7 @@ class StepDecay(_FromInitial):
     zh = "每隔 step_size 个周期乘以 gamma。"
     schedule: Literal["step_decay"]
     step_size: Count
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class MultiStepDecay(_FromInitial):
@@ -227,7 +227,7 @@ class MultiStepDecay(_FromInitial):
     zh = "到达每个 milestones 时乘以 gamma。"
     schedule: Literal["multi_step_decay"]
     milestones: list[Count] = Field(min_length=1, max_length=100)
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
     def _rising(self) -> "MultiStepDecay":
@@ -241,7 +241,7 @@ class ExponentialDecay(_FromInitial):
 
     zh = "initial × gamma^n。"
     schedule: Literal["exponential_decay"]
-    gamma: Annotated[float, Field(gt=0, le=1)]
+    gamma: Annotated[float, Field(gt=0, lt=1)]
 
 
 class NaturalExpDecay(_FromInitial):
@@ -293,6 +293,14 @@ class OneCycle(_Schedule):
     anneal_strategy: Literal["cos", "linear"] = "cos"
     three_phase: bool = False
     interval: Literal["epoch", "step"] = Field("step", description="What the schedule counts.")
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "OneCycle":
+        if self.phase_pct * self.total_steps <= 1:
+            raise PydanticCustomError("one_cycle", "phase_pct times total_steps must be above 1, or there is no way up")
+        if self.three_phase and self.phase_pct >= 0.5:
+            raise PydanticCustomError("one_cycle", "with three_phase, phase_pct must be below 0.5")
+        return self
 
 
 class Cyclic(_Schedule):

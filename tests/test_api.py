@@ -21,6 +21,7 @@ from core.settings import Settings
 from tests.conftest import Server, eventually
 
 GOOD = {"optimizer": "adam", "learning_rate": 0.001}
+ONE_CYCLE = {"schedule": "one_cycle", "max_learning_rate": 0.1}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -66,6 +67,17 @@ def is_problem(answer: httpx2.Response, status: int, code: str | None = None) ->
         ({**GOOD, "learning_rate": {"schedule": "step_decay", "initial": 0.1, "step": 1}}, "/learning_rate/step"),
         ({**GOOD, "learning_rate": {"schedule": "stepdecay", "initial": 0.1}}, "/learning_rate"),
         ({**GOOD, "learning_rate": {"schedule": None}}, "/learning_rate"),
+        (
+            {**GOOD, "learning_rate": {"schedule": "exponential_decay", "initial": 0.1, "gamma": 1}},
+            "/learning_rate/gamma",
+        ),
+        (
+            {**GOOD, "learning_rate": ONE_CYCLE | {"total_steps": 2500, "three_phase": True, "phase_pct": 0.5}},
+            "/learning_rate",
+        ),
+        ({**GOOD, "learning_rate": ONE_CYCLE | {"total_steps": 2500, "phase_pct": 0.0004}}, "/learning_rate"),
+        ({**GOOD, "learning_rate": ONE_CYCLE | {"total_steps": 2499}}, "/learning_rate/total_steps"),
+        ({**GOOD, "optimizer": "adamw", "weight_decay": 0.1}, "/weight_decay"),
         ({**GOOD, "grad_clip": {"type": "norm", "clip_norm": 0}}, "/grad_clip/clip_norm"),
         ({**GOOD, "grad_clip": {"type": "norm", "max": 1}}, "/grad_clip/max"),
         ({**GOOD, "optimizer": ["adam"]}, "/optimizer"),
@@ -141,6 +153,17 @@ def test_a_length_that_lies_does_not_hang(server: Server) -> None:
             pass
     with httpx2.Client(base_url=server.url) as http:
         assert http.get("/healthz").status_code == 200
+
+
+def test_an_unknown_field_is_told_what_could_stand_there(http: httpx2.Client) -> None:
+    warm = {"schedule": "constant", "initial": 0.1, "warmup": {"warmup_steps": 3, "start": 1}}
+    clip = {"type": "value", "max": 1, "mim": -1}
+    for field, value, allowed, meant in (
+        ("learning_rate", warm, ["warmup_steps", "start_lr"], "start_lr"),
+        ("grad_clip", clip, ["type", "max", "min"], "min"),
+    ):
+        (error,) = http.post("/jobs", json={**GOOD, field: value}).json()["errors"]
+        assert (error["allowed"], error["did_you_mean"]) == (allowed, meant)
 
 
 def test_unknown_words_get_hints(http: httpx2.Client) -> None:

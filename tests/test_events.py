@@ -26,6 +26,8 @@ def events(http: httpx2.Client, path: str, *, last: str | None = None, most: int
     found: list[Event] = []
     headers = STREAM | ({"Last-Event-ID": last} if last else {})
     with http.stream("GET", path, headers=headers) as answer:
+        if answer.status_code == 204:
+            return []
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         event: Event = {}
@@ -87,9 +89,9 @@ def test_one_stream_tells_of_several_jobs(http: httpx2.Client, trained_job: str)
 
 def test_a_client_that_leaves_and_comes_back_while_it_trains_misses_nothing(http: httpx2.Client) -> None:
     job_id = http.post("/jobs", json=SPEC).json()["id"]
-    found: list[Event] = []
-    while not found or found[-1]["event"] != "end":
-        found += events(http, f"/jobs/{job_id}/events", last=found[-1]["id"] if found else None, most=2)
+    found = events(http, f"/jobs/{job_id}/events", most=2)
+    while new := events(http, f"/jobs/{job_id}/events", last=found[-1]["id"], most=2):
+        found += new
     assert steps(found, job_id) == list(range(50))
     assert told(found, "status", "status") == ["queued", "running", "succeeded"]
 
@@ -108,6 +110,7 @@ def test_the_log_is_a_page_too(http: httpx2.Client, trained_job: str) -> None:
         ("", None, 422), ("jobs=", None, 404), ("jobs=job_0", None, 404), ("jobs={0}", "x", 422), ("jobs={0}", "1.2", 422),
         ("jobs={0}", "1.2.3,1.2.3", 422), ("jobs={0}", "1.2.-3", 422), ("jobs={0},{0}", None, 422),
         ("jobs=" + ",".join(["a"] * 51), None, 422), ("jobs=job_" + "0" * 32, None, 404), ("jobs={0}&other=1", None, 422),
+        ("jobs={0}", "99999.0.0", 422),
     ],
 )  # fmt: skip
 def test_a_stream_that_cannot_be_is_refused(
@@ -117,6 +120,18 @@ def test_a_stream_that_cannot_be_is_refused(
     answer = http.get(f"/events?{query.format(trained_job)}", headers=headers)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_job_that_is_deleted_does_not_end_the_stream_of_the_others(http: httpx2.Client, trained_job: str) -> None:
+    gone = http.post("/jobs", json=SPEC | {"device": "gpu:15"}).json()["id"]
+    eventually(lambda: http.get(f"/jobs/{gone}").json()["terminal"], what="its end")
+    running = http.post("/jobs", json=SPEC).json()["id"]
+    path = f"/events?jobs={gone},{running}"
+    begun = events(http, path, most=4)
+    http.delete(f"/jobs/{gone}").raise_for_status()
+    found = begun + events(http, path, last=begun[-1]["id"])
+    assert steps(found, running) == list(range(50))
+    assert found[-1]["event"] == "end"
 
 
 def test_streams_that_were_left_are_let_go(http: httpx2.Client, server: Server) -> None:

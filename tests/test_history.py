@@ -37,6 +37,7 @@ def test_every_format_holds_the_same_points(http: httpx2.Client, trained_job: st
     rows = list(csv.DictReader(io.StringIO(table.text)))
     assert [{name: json.loads(value) for name, value in row.items()} for row in rows] == points
     columns = losses(http, trained_job, shape="columns").json()["points"]
+    assert columns.pop("nonfinite") == [None] * 51
     assert columns == {name: [point[name] for point in points] for name in points[0]}
     page = losses(http, trained_job, format="csv", limit=20, after=40)
     assert (page.headers["x-next"], page.headers["x-has-more"], page.headers["x-terminal"]) == ("51", "false", "true")
@@ -55,6 +56,18 @@ def test_a_sample_keeps_the_ends_and_the_extremes_and_says_so(http: httpx2.Clien
     assert losses(http, trained_job, max_points=51).json() == whole
     both = http.get(f"/jobs/{trained_job}/loss", params={"max_points": 10, "limit": 5})
     assert (both.status_code, both.json()["errors"][0]["pointer"]) == (422, "?max_points")
+
+
+def test_a_range_of_steps_is_found_without_reading_all(http: httpx2.Client, trained_job: str) -> None:
+    whole = losses(http, trained_job).json()["points"]
+    for first, last in ((0, 499), (1, 10), (100, 200), (495, 499), (491, 498), (300, 299), (600, 700)):
+        page = losses(http, trained_job, from_step=first, to_step=last).json()
+        assert page["points"] == [point for point in whole if first <= point["step"] <= last]
+        assert not page["has_more"]
+    part = losses(http, trained_job, from_step=100, limit=3).json()
+    assert [point["step"] for point in part["points"]] == [100, 110, 120]
+    rest = losses(http, trained_job, from_step=100, after=part["next"]).json()
+    assert part["points"] + rest["points"] == [point for point in whole if point["step"] >= 100]
 
 
 def test_no_spike_is_lost_in_a_sample() -> None:
@@ -106,7 +119,9 @@ def test_waiting_holds_the_answer_until_something_changes(http: httpx2.Client, t
     assert len(set(seen)) == 3
     http.post(f"/jobs/{job_id}/cancel")
     for wish in ("wait=-1", "wait=x", "return=minimal", "wait="):
-        assert http.get(f"/jobs/{trained_job}", headers={"Prefer": wish}).status_code == 200
+        answer = http.get(f"/jobs/{trained_job}", headers={"Prefer": wish})
+        assert answer.status_code == 200
+        assert "preference-applied" not in answer.headers
 
 
 def test_a_preview_stores_nothing(http: httpx2.Client) -> None:

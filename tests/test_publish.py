@@ -1,5 +1,6 @@
 """Published files: absent or complete at every moment, whoever is killed; noticed when damaged; kept and removed by rule."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from core.errors import ArtifactCorrupt
 from core.jobs import archive, artifacts, spool
-from core.jobs.job import Job, Status
+from core.jobs.job import Job, Status, new_job_id
 from core.jobs.spool import Spool
 from core.jobs.store import JobStore
 from core.spec import JobSpec
@@ -457,5 +458,79 @@ def test_a_deleted_job_is_not_restored_from_files_that_still_wait_to_go(
         outcome = await archive.reindex(store, tmp_path)
         await store.emptied(job.id)
         assert outcome[job.id] != "restored"
+
+    with_store(use)
+
+
+def test_a_job_that_is_deleted_while_its_points_are_read_has_no_files(
+    with_store: WithStore[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(store: JobStore) -> None:
+        job = await ended(store)
+        raw = store.raw
+
+        async def then_deleted(job_id: str) -> Any:
+            found = await raw(job_id)
+            await store.delete(job_id)
+            return found
+
+        monkeypatch.setattr(store, "raw", then_deleted)
+        await archive.file_job(store, tmp_path, job.id)
+        assert not (tmp_path / job.id).exists()
+        assert job.id not in await store.trash()
+
+    with_store(use)
+
+
+def test_a_late_filing_is_written_again(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        claim = await store.claim((await store.submit(SPEC)).id, worker="w", lease_s=30)
+        assert claim
+        late = await store.raw(claim.job_id)
+        await store.finish(claim, Status.FAILED)
+        now = await store.raw(claim.job_id)
+        assert late
+        assert now
+        await store.filed(now)
+        assert claim.job_id not in await store.unfiled()
+        await store.filed(late)  # its file, which says `running`, has just replaced the other
+        assert claim.job_id in await store.unfiled()
+
+    with_store(use)
+
+
+def test_a_spool_with_a_damaged_word_is_passed_over(job: Path) -> None:
+    trained(job, 1, 100)
+    trained(job, 2, 200)
+    path = job / "2" / artifacts.SPOOL
+    path.write_text(path.read_text().replace('"type"', '"tyqe"', 1))
+    assert ways_on(job) == [(1, 100)]
+
+
+def test_a_record_with_a_damaged_field_is_not_restored(with_store: WithStore[Any], tmp_path: Path) -> None:
+    async def use(store: JobStore) -> None:
+        for field in ("steps_done", "created_ms", "spec_hash"):
+            job = await ended(store)
+            await archive.file_job(store, tmp_path, job.id)
+            await store.delete(job.id)
+            await store.emptied(job.id)
+            path = tmp_path / job.id / artifacts.RECORD
+            path.write_text(path.read_text().replace(f'"{field}"', '"damaged"'))
+            assert (await archive.reindex(store, tmp_path))[job.id].startswith("not restored")
+
+    with_store(use)
+
+
+def test_points_that_arrive_twice_are_not_restored(with_store: WithStore[Any]) -> None:
+    async def use(store: JobStore) -> None:
+        job = await ended(store)
+        raw = await store.raw(job.id)
+        assert raw
+        again = dataclasses.replace(raw, job_id=new_job_id())
+        key = f"descent:job:{again.job_id}:restoring:x"
+        await store._redis.rpush(key, "{}", "{}")
+        assert await store._move("restore", again.job_id, key, 1, "{}", "[]", "[]") == "torn"
+        assert not await store._redis.exists(key)
+        assert await store.restore(again, ['{"step":0,"loss":1.0}']) == "restored"
 
     with_store(use)

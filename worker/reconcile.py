@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -19,8 +20,6 @@ from core.jobs import archive, broker
 from core.jobs.job import WORKER_LOST
 from core.jobs.store import JobStore
 from core.settings import Settings
-
-_FILES_A_SCAN = 50
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,12 @@ async def reconcile(store: JobStore, app: Celery, jobs_dir: Path, *, scan_s: flo
     for job_id in await store.overdue():
         status = await store.retry(job_id, None, WORKER_LOST)
         log.warning("lease ran out", extra={"job_id": job_id, "status": status})
-    for job_id in (await store.unfiled())[:_FILES_A_SCAN]:  # leases must not wait for a slow disk
+    unfiled, began = await store.unfiled(), time.monotonic()
+    random.shuffle(unfiled)  # a job whose files cannot be written must not keep the others waiting
+    for job_id in unfiled:
         await archive.file_job(store, jobs_dir, job_id)
+        if time.monotonic() - began > scan_s / 10:  # nor leases, for a slow disk
+            break
     for job_id in await store.trash():
         await archive.remove_job(store, jobs_dir, job_id)
     queued = await store.queued()

@@ -28,8 +28,8 @@ def resumptions(job: Path, spec: JobSpec) -> list[Resumption]:
         try:
             checkpoint = Checkpoint.from_bytes(artifacts.read_checkpoint(path))
             told = _told_before(checkpoint, spool.read(path.parent / artifacts.SPOOL), spec)
-        except (ArtifactCorrupt, ValueError) as error:
-            log.warning("checkpoint passed over", extra={"job_id": job.name, "file": path.name, "reason": str(error)})
+        except (ArtifactCorrupt, ValueError, KeyError, TypeError) as error:
+            log.warning("checkpoint passed over", extra={"job_id": job.name, "file": path.name, "reason": repr(error)})
             continue
         found.append(Resumption(checkpoint=checkpoint, told=told))
     return found

@@ -127,7 +127,7 @@ class Supervisor:
                     await self._news.wait()
             answer = await self._report()
             verdict = self._judge(answer, process.pid)
-            if (verdict and self._verdict in (None, verdict)) or verdict == "lost":
+            if verdict and verdict != self._verdict and (self._verdict is None or verdict in ("lost", "memory")):
                 kill_at = min(kill_at, self._stop_trainer(process, verdict))
             if time.monotonic() >= kill_at:
                 with contextlib.suppress(ProcessLookupError):
@@ -165,9 +165,7 @@ class Supervisor:
         return "silence" if time.monotonic() > self._lease_end and answer is None else None
 
     def _stop_trainer(self, process: asyncio.subprocess.Process, verdict: str) -> float:
-        """Tell the trainer to stop, once. Returns when it is to be killed."""
-        if self._verdict == verdict:
-            return math.inf
+        """Tell the trainer to stop. Returns when it is to be killed."""
         self._verdict = verdict
         log.info("stopping the trainer", extra={"job_id": self._claim.job_id, "reason": verdict})
         if verdict in ("lost", "memory"):

@@ -171,7 +171,7 @@ class Job:
                     self._send("done", files=self._publish(progress.weights), result=_finite(result))
 
     def _begin(self, data: "Dataset", spool: Spool) -> "Iterator[Progress]":
-        """The training's progress, from the furthest checkpoint that can be used. What was told before it is told again."""
+        """The training's progress, from the best checkpoint that can be used. What was told before it is told again."""
         from core.training import trainer
         from worker.resume import resumptions
 
@@ -188,6 +188,8 @@ class Job:
             try:
                 started = next(run)
             except ValueError as error:
+                if found is None:
+                    raise
                 log.warning("cannot resume", extra={"job_id": self._assignment.job_id, "reason": str(error)})
                 continue
             for message in found.told if found else []:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import ArtifactCorrupt
+from core.errors import ArtifactCorrupt, InvalidRequest, NotFound
 from core.jobs import artifacts, spool
 from core.jobs.job import Status
+from core.jobs.record import summary_of
 from core.jobs.store import JobStore, RawJob, to_json
 
 FORMAT = 1
@@ -31,9 +32,12 @@ async def file_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
     if job is None:
         await remove_job(store, jobs_dir, job_id)
         return
-    points = await _all_points(store, job_id) if job.status.terminal else None
     try:
+        points = await _all_points(store, job_id) if job.status.terminal else None
         await asyncio.to_thread(_write, jobs_dir, job, points)
+    except (NotFound, InvalidRequest):  # it was deleted meanwhile
+        await remove_job(store, jobs_dir, job_id)
+        return
     except OSError as error:
         log.warning("the job's files cannot be written", extra={"job_id": job_id, "reason": str(error)})
         return
@@ -98,7 +102,7 @@ def _read(folder: Path) -> tuple[RawJob, list[str]]:
     if (content["format"], content["id"]) != (FORMAT, folder.name):
         raise ValueError(f"{artifacts.RECORD} is of another format or another job")
     record = {name: to_json(value) if name in _DECODED else value for name, value in content["record"].items()}
-    Status(record["status"])
+    summary_of(folder.name, record, [])  # raises for what could not be shown
     record["token"] = str(max(int(record["token"]), artifacts.newest_token(folder)))
     if "history" in content and Status(record["status"]).terminal:
         history = (folder / artifacts.HISTORY).read_bytes()

@@ -299,20 +299,21 @@ function moves.filed(id, transitions)
     redis.call('SADD', 'descent:trash', id)
   elseif redis.call('LLEN', key(id) .. ':transitions') == tonumber(transitions) then
     redis.call('SREM', 'descent:unfiled', id)
+  else
+    redis.call('SADD', 'descent:unfiled', id) -- somebody who was quicker had written what this has overwritten
   end
   return 'ok'
 end
 
--- restore id record transitions epochs: a job from its files (JSON: an object and two lists); its points were pushed to
--- <job>:restoring before. One that was running is queued, without an attempt used up. -> restored | exists | deleted
-function moves.restore(id, record_json, transitions_json, epochs_json)
-  local restoring = key(id) .. ':restoring'
-  if status_of(id) then
+-- restore id restoring points record transitions epochs: a job from its files (JSON: an object and two lists); so many points
+-- were pushed to the list `restoring` before. One that was running is queued, without an attempt used up.
+-- -> restored | exists | deleted | torn (there are not so many points)
+function moves.restore(id, restoring, points, record_json, transitions_json, epochs_json)
+  local refused = status_of(id) and 'exists' or redis.call('SISMEMBER', 'descent:trash', id) == 1 and 'deleted'
+    or redis.call('LLEN', restoring) ~= tonumber(points) and 'torn'
+  if refused then
     redis.call('DEL', restoring)
-    return 'exists'
-  elseif redis.call('SISMEMBER', 'descent:trash', id) == 1 then
-    redis.call('DEL', restoring)
-    return 'deleted'
+    return refused
   end
   local record = cjson.decode(record_json)
   for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end

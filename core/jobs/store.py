@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
+from uuid import uuid4
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -26,6 +28,7 @@ MAX_PAGE_POINTS = 10_000
 _MOVES = (Path(__file__).parent / "moves.lua").read_text()
 _PREFIX = "descent:job:"
 _LIST_CHUNK = 200
+_NEWS_POINTS = 1000
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
 P = ParamSpec("P")
@@ -66,6 +69,9 @@ class Seen:
             points=self.points + points, epochs=self.epochs + epochs, transitions=self.transitions + transitions
         )
 
+    def is_within(self, all: "Seen") -> bool:
+        return self.points <= all.points and self.epochs <= all.epochs and self.transitions <= all.transitions
+
 
 @dataclass(frozen=True, kw_only=True)
 class News:
@@ -75,10 +81,7 @@ class News:
     points: list[str]
     epochs: list[str]
     transitions: list[str]
-
-    @property
-    def count(self) -> int:
-        return len(self.points) + len(self.epochs) + len(self.transitions)
+    has_more: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +219,9 @@ class JobStore:
         """Jobs, newest first, older than the id `after`; and the id to go on from, when there are more."""
         found: list[JobSummary] = []
         upper = f"({after}" if after else "+"
+        chunk = _LIST_CHUNK if status or optimizer or tag else limit + 1
         while True:
-            ids = await self._redis.zrange("descent:jobs", upper, "-", desc=True, bylex=True, offset=0, num=_LIST_CHUNK)
+            ids = await self._redis.zrange("descent:jobs", upper, "-", desc=True, bylex=True, offset=0, num=chunk)
             if not ids:
                 return found, None
             for job in await self._summaries(ids):
@@ -251,11 +255,13 @@ class JobStore:
         The status is read first: when it is terminal, the points are all there are. The cursor is the number of points
         before it.
         """
-        raw, least = await self._redis.hmget(_PREFIX + job_id, ["status", "least_index"])
+        raw, least, spec = await self._redis.hmget(_PREFIX + job_id, ["status", "least_index", "spec"])
         if raw is None:
             raise NotFound("no such job")
         history = f"{_PREFIX}{job_id}:loss"
         start = int(after or 0)
+        if from_step:  # at least so many points are before it
+            start = max(start, from_step // json.loads(spec)["log_every"])
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.llen(history)
             pipe.lrange(history, start, start + limit - 1)
@@ -263,33 +269,49 @@ class JobStore:
             pipe.lindex(history, -1)
             pipe.lindex(history, int(least or 0))
             count, points, first, last, lowest = await pipe.execute()
-        if start > count:
+        if int(after or 0) > count:
             raise InvalidRequest(FieldProblem("?after", "not a cursor of this history"))
-        end = start + len(points)
-        if from_step is not None or to_step is not None:
-            points = [p for p in points if (from_step or 0) <= json.loads(p)["step"] <= (to_step or 2**62)]
+        end = min(start + len(points), count)
+        first_wanted = bisect_left(points, from_step, key=_step) if from_step else 0
+        end_wanted = len(points) if to_step is None else bisect_right(points, to_step, key=_step)
         return LossPage(
             status=Status(raw),
             count=count,
-            points=points,
+            points=points[first_wanted:end_wanted],
             next=str(end),
-            has_more=end < count,
+            has_more=end < count and end_wanted == len(points),
             summary={"first": _loss(first), "last": _loss(last), "min": _loss(lowest)},
         )
 
     @_reaching_redis
     async def news(self, job_id: str, seen: Seen) -> News:
-        """What the job has told beyond `seen`. All of it is of one moment. Raises NotFound."""
+        """What the job has told beyond `seen`, up to some points at a time. All of it is of one moment. Raises NotFound."""
+        key, most = _PREFIX + job_id, seen.points + _NEWS_POINTS
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hget(key, "status")
+            pipe.llen(f"{key}:loss")
+            pipe.lrange(f"{key}:loss", seen.points, most - 1)
+            pipe.lrange(f"{key}:epochs", seen.epochs, -1)
+            pipe.lrange(f"{key}:transitions", seen.transitions, -1)
+            status, count, points, epochs, transitions = await pipe.execute()
+        if status is None:
+            raise NotFound("no such job")
+        if count > most:  # the rest comes after the points before it
+            return News(status=Status(status), points=points, epochs=[], transitions=[], has_more=True)
+        return News(status=Status(status), points=points, epochs=epochs, transitions=transitions, has_more=False)
+
+    @_reaching_redis
+    async def told(self, job_id: str) -> tuple[Status, Seen]:
+        """How much the job has told so far. Raises NotFound."""
         key = _PREFIX + job_id
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hget(key, "status")
-            pipe.lrange(f"{key}:loss", seen.points, -1)
-            pipe.lrange(f"{key}:epochs", seen.epochs, -1)
-            pipe.lrange(f"{key}:transitions", seen.transitions, -1)
+            for name in ("loss", "epochs", "transitions"):
+                pipe.llen(f"{key}:{name}")
             status, points, epochs, transitions = await pipe.execute()
         if status is None:
             raise NotFound("no such job")
-        return News(status=Status(status), points=points, epochs=epochs, transitions=transitions)
+        return Status(status), Seen(points=points, epochs=epochs, transitions=transitions)
 
     @_reaching_redis
     async def epochs(self, job_id: str) -> list[dict[str, Any]]:
@@ -502,12 +524,14 @@ class JobStore:
     @_reaching_redis
     async def restore(self, job: RawJob, points: Sequence[str]) -> str:
         """Store a job anew from its files; one that was running is queued. Returns `restored`, `exists` or `deleted`."""
-        restoring = f"{_PREFIX}{job.job_id}:restoring"
-        await self._redis.delete(restoring)
+        restoring = f"{_PREFIX}{job.job_id}:restoring:{uuid4().hex}"
         for start in range(0, len(points), _APPEND_CHUNK):
             await self._redis.rpush(restoring, *points[start : start + _APPEND_CHUNK])
         texts = (to_json(job.record), to_json(job.transitions), to_json(job.epochs))
-        return cast(str, await self._move("restore", job.job_id, *texts))
+        outcome = cast(str, await self._move("restore", job.job_id, restoring, len(points), *texts))
+        if outcome == "torn":
+            raise Unavailable(f"Redis: the points of {job.job_id} did not arrive as they were sent; try again")
+        return outcome
 
     @_reaching_redis
     async def trash(self) -> list[str]:
@@ -561,6 +585,10 @@ def _digest(text: str) -> str:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _step(point: str) -> int:
+    return int(json.loads(point)["step"])
 
 
 def _loss(point: str | None) -> float | None:

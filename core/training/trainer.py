@@ -119,7 +119,8 @@ class _Run:
 
     def end_epoch(self, epoch: int) -> EpochEnd:
         valid_loss, self.valid_accuracy = evaluate(self.network, *self._valid)
-        end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._rate or self._schedule.rate)
+        assert self._rate is not None
+        end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._rate)
         self._schedule.end_epoch(valid_loss)
         return end
 
