@@ -628,8 +628,8 @@ class Stories(RuleBasedStateMachine):
         self._do(self.store.filed(raw))
         if job.is_deleted:
             self.trash.add(job.id)
-        elif len(raw.transitions) == len(job.path):
-            job.is_unfiled = False
+        else:
+            job.is_unfiled = len(raw.transitions) != len(job.path)
         VISITED["files are late"] += job.is_unfiled
 
     @happens(when=lambda self: self.trash)
