@@ -110,3 +110,9 @@ def test_the_lock_files_have_hashes_and_no_address() -> None:
         assert "://" not in text
         for block in re.split(r"\n(?=\S)", text):
             assert block.startswith("#") or "--hash=sha256:" in block
+
+
+def test_the_tests_that_the_reliability_page_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs" / "reliability.md").read_text()))
+    assert len(named) > 8
+    assert named <= {path.name for path in (ROOT / "tests").glob("test_*.py")}
