@@ -35,7 +35,7 @@ _SHOWN: dict[int | str, dict[str, Any]] = {
     204: {"description": "There are no more events."},
 }
 
-_NOT_OURS = InvalidRequest(FieldProblem("header last-event-id", "not an id of this stream's events"))
+_NOT_OURS = FieldProblem("header last-event-id", "not an id of this stream's events")
 
 LastEventId = Annotated[
     str | None, Header(max_length=2000, description="The last event's id that the client has seen.")
@@ -75,7 +75,7 @@ class Cursor:
             return cls(tuple(Seen() for _ in range(jobs)))
         parts = [part.split(".") for part in text.split(",")]
         if len(parts) != jobs or not all(len(p) == 3 and all(n.isdecimal() and len(n) < 10 for n in p) for p in parts):
-            raise _NOT_OURS
+            raise InvalidRequest(_NOT_OURS)
         return cls(tuple(Seen(points=int(a), epochs=int(b), transitions=int(c)) for a, b, c in parts))
 
     def after(self, index: int, seen: Seen) -> "Cursor":
@@ -128,7 +128,7 @@ async def _stream(request: Request, jobs: list[str], last_event_id: str | None) 
                 raise
             continue  # it was deleted; the others go on
         if not seen.is_within(told):
-            raise _NOT_OURS
+            raise InvalidRequest(_NOT_OURS)
         is_over = is_over and status.terminal and seen == told
     if is_over:
         return Response(status_code=204)

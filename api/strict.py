@@ -13,7 +13,6 @@ from core.catalogue import nearest
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
-_UNSUPPORTED = HTTPException(415, "send the body as application/json")
 
 
 class StrictRequest(Request):
@@ -49,7 +48,7 @@ class StrictRoute(APIRoute):
             checked = StrictRequest(request.scope, request.receive)
             if self.body_field is not None and not await self._may_be_left_out(checked):
                 if not _is_json(request.headers.get("content-type", "")):
-                    raise _UNSUPPORTED
+                    raise HTTPException(415, "send the body as application/json")
                 await checked.json()
             return await handle(checked)
 

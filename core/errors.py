@@ -31,6 +31,10 @@ class DescentError(Exception):
     title: ClassVar[str] = "Something went wrong inside the server"
     retry_after_s: int | None = None
 
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s or self.retry_after_s
+
 
 @dataclass(frozen=True)
 class FieldProblem:
@@ -73,10 +77,6 @@ class ModelNotReady(DescentError):
     status = 409
     title = "The job has no model to give"
 
-    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
 
 class KeyReused(DescentError):
     code = "idempotency-key-reused"
@@ -88,10 +88,6 @@ class JobNotTerminal(DescentError):
     code = "job-not-terminal"
     status = 409
     title = "The job has not ended"
-
-    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class Unavailable(DescentError):

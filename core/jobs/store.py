@@ -174,26 +174,23 @@ class JobStore:
     @_reaching_redis
     async def status(self, job_id: str) -> Status:
         """Raises NotFound."""
-        status = await self._redis.hget(_PREFIX + job_id, "status")
-        if status is None:
-            raise NotFound("no such job")
-        return Status(status)
+        return Status(await self._field(job_id, "status"))
 
     @_reaching_redis
     async def spec(self, job_id: str) -> JobSpec:
         """Raises NotFound."""
-        text = await self._redis.hget(_PREFIX + job_id, "spec")
-        if text is None:
-            raise NotFound("no such job")
-        return JobSpec.model_validate_json(text)
+        return JobSpec.model_validate_json(await self._field(job_id, "spec"))
 
     @_reaching_redis
     async def changed_at(self, job_id: str) -> datetime | None:
         """When the job last changed. Raises NotFound."""
-        changed = await self._redis.hget(_PREFIX + job_id, "updated_ms")
-        if changed is None:
+        return from_ms(await self._field(job_id, "updated_ms"))
+
+    async def _field(self, job_id: str, name: str) -> str:
+        value = await self._redis.hget(_PREFIX + job_id, name)
+        if value is None:
             raise NotFound("no such job")
-        return from_ms(changed)
+        return cast(str, value)
 
     async def _get(self, job_id: str) -> Job:
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -363,9 +360,7 @@ class JobStore:
         the longer job would break a limit.
         """
         while True:
-            seen = await self._redis.hget(_PREFIX + job_id, "spec")
-            if seen is None:
-                raise NotFound("no such job")
+            seen = await self._field(job_id, "spec")
             spec = JobSpec.model_validate_json(seen)
             longer = spec.extended(epochs)
             text, digest, steps = longer.model_dump_json(), longer.hash(), longer.total_steps
