@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems
 from api.state import State
 from core.jobs import broker
+from core.jobs.database import connect
 from core.jobs.store import JobStore
 from core.settings import Settings, configure_logging, read_settings
 
@@ -28,8 +29,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with JobStore.connect(settings.store_url) as store:
-            app.state.shared = State(settings=settings, store=store, celery=broker.make_celery(settings.store_url))
+        async with connect(settings.store_url) as database:
+            celery = broker.make_celery(settings.store_url)
+            app.state.shared = State(settings=settings, database=database, store=JobStore(database), celery=celery)
             yield
 
     app: FastAPI = FastAPIOffline(

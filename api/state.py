@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
+from core.jobs.database import Database
 from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
 
@@ -21,6 +22,7 @@ JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
 @dataclass(frozen=True, kw_only=True)
 class State:
     settings: Settings
+    database: Database
     store: JobStore
     celery: Celery
 

@@ -32,6 +32,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.jobs.job": set(),
     "core.jobs.artifacts": set(),
     "core.jobs.spool": set(),
+    "core.jobs.database": {"redis"},
     "core.jobs.store": {"redis"},
     "core.jobs.archive": {"redis"},
     "core.jobs.broker": {"celery", "redis"},

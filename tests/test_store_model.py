@@ -28,6 +28,7 @@ from redis.backoff import ConstantBackoff
 
 from client.redis_server import RedisServer
 from core.errors import JobNotTerminal, KeyReused, NotFound
+from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
 from core.jobs.store import _MOVES, MAX_ATTEMPTS, Claim, JobStore, RawJob, to_json
 from core.settings import Settings
@@ -211,7 +212,7 @@ def connect(server: Server) -> tuple[Any, JobStore]:
     """A store whose moves read our clock."""
     redis = Redis.from_url(server.settings.store_url, decode_responses=True, retry=Retry(ConstantBackoff(0.01), 3))
     assert _MOVES.count(SERVERS_CLOCK) == 1
-    store = JobStore(redis)
+    store = JobStore(database.Database(redis))
     store._moves = redis.register_script(_MOVES.replace(SERVERS_CLOCK, OUR_CLOCK))
     return redis, store
 

@@ -1,24 +1,18 @@
-"""The job store: the one home of Redis and of every key. Moves are atomic scripts in `moves.lua`; reads are here."""
+"""The job store: every key of a job. Moves are atomic scripts in `moves.lua`; reads are here."""
 
 import hashlib
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 from uuid import uuid4
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import RedisError
-
 from core.errors import FieldProblem, InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
+from core.jobs.database import Database, connect, reaching_redis
 from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.record import job_of, summary_of
 from core.spec import JobSpec
@@ -30,9 +24,6 @@ _PREFIX = "descent:job:"
 _LIST_CHUNK = 200
 _NEWS_POINTS = 1000
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,44 +89,19 @@ class RawJob:
         return Status(self.record["status"])
 
 
-def _reaching_redis(
-    method: Callable[P, Coroutine[Any, Any, T]],
-) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it."""
-
-    @wraps(method)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await method(*args, **kwargs)
-        except (RedisError, OSError) as error:
-            raise Unavailable(f"Redis: {type(error).__name__}") from error
-
-    return guarded
-
-
 class JobStore:
     """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
-    def __init__(self, redis: "Redis") -> None:
-        self._redis: Any = redis  # its types give every reply as whatever any server could ever send
-        self._moves = redis.register_script(_MOVES)
+    def __init__(self, database: Database) -> None:
+        self._redis = database.redis
+        self._moves = database.script(_MOVES)
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, url: str) -> AsyncIterator["JobStore"]:
-        """A store for the calling event loop. Connects on first use, and every wait has a limit."""
-        redis = Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=2,
-            socket_connect_timeout=2,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, (Disconnected,)),  # silence was waited for already
-            health_check_interval=30,
-        )
-        try:
-            yield cls(redis)
-        finally:
-            await redis.aclose()
+        """A store with a connection of its own."""
+        async with connect(url) as database:
+            yield cls(database)
 
     async def _move(self, *args: str | int | float) -> Any:
         return await self._moves(args=list(args))
@@ -149,7 +115,7 @@ class JobStore:
         """
         return (await self.submit_once(spec, None))[0]
 
-    @_reaching_redis
+    @reaching_redis
     async def submit_once(self, spec: JobSpec, idempotency_key: str | None) -> tuple[Job, bool]:
         """As `submit`; with a key that was used for the same spec within a day, it is the job made then.
 
@@ -166,22 +132,22 @@ class JobStore:
             raise KeyReused("this Idempotency-Key was used for another job")
         return await self._get(job_id), outcome == "created"
 
-    @_reaching_redis
+    @reaching_redis
     async def get(self, job_id: str) -> Job:
         """The whole record. Raises NotFound."""
         return await self._get(job_id)
 
-    @_reaching_redis
+    @reaching_redis
     async def status(self, job_id: str) -> Status:
         """Raises NotFound."""
         return Status(await self._field(job_id, "status"))
 
-    @_reaching_redis
+    @reaching_redis
     async def spec(self, job_id: str) -> JobSpec:
         """Raises NotFound."""
         return JobSpec.model_validate_json(await self._field(job_id, "spec"))
 
-    @_reaching_redis
+    @reaching_redis
     async def changed_at(self, job_id: str) -> datetime | None:
         """When the job last changed. Raises NotFound."""
         return from_ms(await self._field(job_id, "updated_ms"))
@@ -203,7 +169,7 @@ class JobStore:
             raise NotFound("no such job")
         return job_of(job_id, record, last, transitions, rank)
 
-    @_reaching_redis
+    @reaching_redis
     async def page(
         self,
         *,
@@ -237,7 +203,7 @@ class JobStore:
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
         return [summary_of(job_id, record, last) for job_id, record, last in pairs if record]
 
-    @_reaching_redis
+    @reaching_redis
     async def loss(
         self,
         job_id: str,
@@ -280,7 +246,7 @@ class JobStore:
             summary={"first": _loss(first), "last": _loss(last), "min": _loss(lowest)},
         )
 
-    @_reaching_redis
+    @reaching_redis
     async def news(self, job_id: str, seen: Seen) -> News:
         """What the job has told beyond `seen`, up to some points at a time. All of it is of one moment. Raises NotFound."""
         key, most = _PREFIX + job_id, seen.points + _NEWS_POINTS
@@ -297,7 +263,7 @@ class JobStore:
             return News(status=Status(status), points=points, epochs=[], transitions=[], has_more=True)
         return News(status=Status(status), points=points, epochs=epochs, transitions=transitions, has_more=False)
 
-    @_reaching_redis
+    @reaching_redis
     async def told(self, job_id: str) -> tuple[Status, Seen]:
         """How much the job has told so far. Raises NotFound."""
         key = _PREFIX + job_id
@@ -310,12 +276,12 @@ class JobStore:
             raise NotFound("no such job")
         return Status(status), Seen(points=points, epochs=epochs, transitions=transitions)
 
-    @_reaching_redis
+    @reaching_redis
     async def epochs(self, job_id: str) -> list[dict[str, Any]]:
         """Metrics of each epoch that has ended."""
         return [json.loads(text) for text in await self._redis.lrange(f"{_PREFIX}{job_id}:epochs", 0, -1)]
 
-    @_reaching_redis
+    @reaching_redis
     async def cancel(self, job_id: str) -> tuple[Job, bool]:
         """Ask for the end of a job: at once when it is queued, with its worker's next beat when it runs.
 
@@ -326,7 +292,7 @@ class JobStore:
             raise NotFound("no such job")
         return await self._get(job_id), not Status(before).terminal and before != Status.CANCELLING
 
-    @_reaching_redis
+    @reaching_redis
     async def pause(self, job_id: str) -> tuple[Job, bool]:
         """Ask a job to stop for now: at once when it is queued, with its worker's next beat when it runs.
 
@@ -337,7 +303,7 @@ class JobStore:
             raise NotFound("no such job")
         return await self._get(job_id), before in (Status.QUEUED, Status.RUNNING)
 
-    @_reaching_redis
+    @reaching_redis
     async def resume(self, job_id: str) -> tuple[Job, bool]:
         """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint.
 
@@ -352,7 +318,7 @@ class JobStore:
         resumed = (Status.PAUSED, Status.PAUSING, Status.FAILED, Status.CANCELLED)
         return await self._get(job_id), before in resumed
 
-    @_reaching_redis
+    @reaching_redis
     async def extend(self, job_id: str, epochs: int) -> tuple[Job, bool]:
         """Queue a job that has ended again, for `epochs` more. Asked again while it goes on, it changes nothing.
 
@@ -371,7 +337,7 @@ class JobStore:
                 raise JobNotTerminal(f"the job is {before}; only one that has ended can be extended")
             return await self._get(job_id), before != "known"
 
-    @_reaching_redis
+    @reaching_redis
     async def delete(self, job_id: str) -> None:
         """Forget a job that has ended; its files are the caller's to remove (`emptied`). Raises NotFound, JobNotTerminal."""
         before = await self._move("delete", job_id)
@@ -380,7 +346,7 @@ class JobStore:
         if not Status(before).terminal:
             raise JobNotTerminal(f"the job is {before}; cancel it first")
 
-    @_reaching_redis
+    @reaching_redis
     async def model(self, name: str) -> StoredModel:
         """The weights of a job id, or of `latest` or `best`. Raises NotFound or ModelNotReady."""
         job_id: str = name
@@ -404,7 +370,7 @@ class JobStore:
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
-    @_reaching_redis
+    @reaching_redis
     async def claim(self, job_id: str, *, worker: str, lease_s: float) -> Claim | None:
         """Take a queued job for `worker` (a name no other claim uses). None when there is nothing to do."""
         reply = await self._move("claim", job_id, worker, _ms(lease_s))
@@ -420,19 +386,19 @@ class JobStore:
             ran_s=int(ran_ms) / 1000,
         )
 
-    @_reaching_redis
+    @reaching_redis
     async def begin(self, claim: Claim, backend: dict[str, Any], *, resumed_from: int | None) -> str:
         """The trainer has begun, on this backend, after that step. Returns as `beat` does."""
         where = "" if resumed_from is None else resumed_from
         spec_hash = claim.spec.hash(backend)
         return cast(str, await self._move("begin", claim.job_id, claim.token, to_json(backend), spec_hash, where))
 
-    @_reaching_redis
+    @reaching_redis
     async def beat(self, claim: Claim, *, lease_s: float) -> str:
         """Renew the lease. Returns `go_on`, `cancel`, `pause`, or `lost` when the job is not the caller's any more."""
         return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
 
-    @_reaching_redis
+    @reaching_redis
     async def append(
         self,
         claim: Claim,
@@ -449,11 +415,11 @@ class JobStore:
             answer = await self._move("append", claim.job_id, claim.token, steps_done, images_per_s, *items)
         return answer
 
-    @_reaching_redis
+    @reaching_redis
     async def end_epoch(self, claim: Claim, metrics: dict[str, Any]) -> str:
         return cast(str, await self._move("epoch", claim.job_id, claim.token, metrics["epoch"], to_json(metrics)))
 
-    @_reaching_redis
+    @reaching_redis
     async def finish(
         self,
         claim: Claim,
@@ -483,12 +449,12 @@ class JobStore:
             ),
         )
 
-    @_reaching_redis
+    @reaching_redis
     async def stop(self, claim: Claim, *, partial: dict[str, dict[str, Any]] | None = None) -> str:
         """Give the job back unharmed: cancelled or paused if the client wants that, else queued; no attempt is used up."""
         return cast(str, await self._move("stop", claim.job_id, claim.token, to_json(partial) if partial else ""))
 
-    @_reaching_redis
+    @reaching_redis
     async def retry(self, job_id: str, claim: Claim | None, error: JobError) -> str:
         """Queue a job whose trainer died (or, without a claim, whose lease ran out) again, or fail it with `error`."""
         token = claim.token if claim else ""
@@ -496,12 +462,12 @@ class JobStore:
 
     # --- files -------------------------------------------------------------------------------------------------------
 
-    @_reaching_redis
+    @reaching_redis
     async def unfiled(self) -> list[str]:
         """Ids of the jobs whose `job.json` is older than their record."""
         return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
 
-    @_reaching_redis
+    @reaching_redis
     async def raw(self, job_id: str) -> RawJob | None:
         """The job as it is stored, without its points. None when there is no such job."""
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -511,12 +477,12 @@ class JobStore:
             record, transitions, epochs = await pipe.execute()
         return RawJob(job_id=job_id, record=record, transitions=transitions, epochs=epochs) if record else None
 
-    @_reaching_redis
+    @reaching_redis
     async def filed(self, job: RawJob) -> None:
         """The files of a job are as its record was in `job`."""
         await self._move("filed", job.job_id, len(job.transitions))
 
-    @_reaching_redis
+    @reaching_redis
     async def restore(self, job: RawJob, points: Sequence[str]) -> str:
         """Store a job anew from its files; one that was running is queued. Returns `restored`, `exists` or `deleted`."""
         restoring = f"{_PREFIX}{job.job_id}:restoring:{uuid4().hex}"
@@ -528,42 +494,42 @@ class JobStore:
             raise Unavailable(f"Redis: the points of {job.job_id} did not arrive as they were sent; try again")
         return outcome
 
-    @_reaching_redis
+    @reaching_redis
     async def trash(self) -> list[str]:
         """Ids of deleted jobs whose files may still be there."""
         return cast(list[str], sorted(await self._redis.smembers("descent:trash")))
 
-    @_reaching_redis
+    @reaching_redis
     async def emptied(self, job_id: str) -> None:
         """The files of a deleted job are gone."""
         await self._redis.srem("descent:trash", job_id)
 
     # --- the reconciler and health -----------------------------------------------------------------------------------
 
-    @_reaching_redis
+    @reaching_redis
     async def overdue(self) -> list[str]:
         """Ids of jobs whose lease has run out."""
         return cast(list[str], await self._move("overdue"))
 
-    @_reaching_redis
+    @reaching_redis
     async def queued(self) -> list[str]:
         """Ids of the jobs that wait for a worker, oldest first."""
         return cast(list[str], await self._redis.zrange("descent:queued", 0, -1))
 
-    @_reaching_redis
+    @reaching_redis
     async def count_queued(self) -> int:
         return int(await self._redis.zcard("descent:queued"))
 
-    @_reaching_redis
+    @reaching_redis
     async def ring(self, job_id: str, *, min_age_s: float) -> bool:
         """Whether the caller should send this job's message again; only one caller is told so."""
         return bool(await self._move("ring", job_id, _ms(min_age_s)))
 
-    @_reaching_redis
+    @reaching_redis
     async def announce(self, worker: str, *, alive_s: float, info: dict[str, Any]) -> None:
         await self._move("announce", worker, _ms(alive_s), to_json(info))
 
-    @_reaching_redis
+    @reaching_redis
     async def workers(self, *, host: str = "") -> int:
         """How many workers are alive; with a host name, those that announced themselves from there (`host:pid`)."""
         return int(await self._move("workers", host))

@@ -1,0 +1,58 @@
+"""Redis: the one home of its client. The stores that stand on it know the keys."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import RedisError
+
+from core.errors import Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Database:
+    """A Redis-protocol server, as one event loop talks to it."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self.redis: Any = redis  # its types give every reply as whatever any server could ever send
+
+    def script(self, source: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """A Lua script that is sent once; call it with `args`."""
+        return self.redis.register_script(source)  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Database]:
+    """The server at `url`, for the calling event loop. Connects on first use, and every wait has a limit."""
+    redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, (Disconnected,)),  # silence was waited for already
+        health_check_interval=30,
+    )
+    try:
+        yield Database(redis)
+    finally:
+        await redis.aclose()
+
+
+def reaching_redis(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it."""
+
+    @wraps(method)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except (RedisError, OSError) as error:
+            raise Unavailable(f"Redis: {type(error).__name__}") from error
+
+    return guarded
