@@ -12,11 +12,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems
+from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems, sweeps
 from api.state import State
 from core.jobs import broker
 from core.jobs.database import connect
 from core.jobs.store import JobStore
+from core.jobs.sweeps import SweepStore
 from core.settings import Settings, configure_logging, read_settings
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.store_url) as database:
             celery = broker.make_celery(settings.store_url)
-            app.state.shared = State(settings=settings, database=database, store=JobStore(database), celery=celery)
+            app.state.shared = State(
+                settings=settings,
+                database=database,
+                store=JobStore(database),
+                sweeps=SweepStore(database),
+                celery=celery,
+            )
             yield
 
     app: FastAPI = FastAPIOffline(
@@ -42,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for module in (jobs, history, events, predict, catalogue, ops, problem_pages):
+    for module in (jobs, sweeps, history, events, predict, catalogue, ops, problem_pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(RequestIds)

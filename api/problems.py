@@ -13,16 +13,20 @@ from starlette.exceptions import HTTPException
 
 from core.catalogue import CLIP_CLASSES, OPTIMIZER_CLASSES, OPTIMIZERS, RATE_TAGS, SCHEDULE_CLASSES, nearest
 from core.errors import DescentError, FieldProblem, InvalidRequest
+from core.sweep import RateRange
 
 MOST_PROBLEMS = 10
 LONGEST_NAME = 60
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
-_TAGS = {
+_RATE_TAGS = (*RATE_TAGS, *SCHEDULE_CLASSES)
+_TAGS = {  # which of a union's kinds a value is, as pydantic puts it into the path behind the field
     "optimizer": OPTIMIZERS,
-    "learning_rate": RATE_TAGS,
+    "optimizers": OPTIMIZERS,
+    "learning_rate": _RATE_TAGS,
+    "learning_rates": ("list", "range", *_RATE_TAGS),
     "grad_clip": tuple(CLIP_CLASSES),
 }
-_TAGGED = OPTIMIZER_CLASSES | SCHEDULE_CLASSES | CLIP_CLASSES
+_TAGGED = OPTIMIZER_CLASSES | SCHEDULE_CLASSES | CLIP_CLASSES | {"range": RateRange}
 _NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 
 log = logging.getLogger(__name__)
@@ -93,12 +97,7 @@ def _of_bug(request: Request, error: Exception) -> Response:
 def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     """One of pydantic's errors, with what is allowed. The tag it puts into the path of a union's value is taken out."""
     place, *path = [str(part) for part in item["loc"]]
-    tag = None
-    if len(path) > 1 and path[1] in _TAGS.get(path[0], ()):
-        tag = path.pop(1)
-        if tag == "object" and len(path) > 1:  # a schedule: its name is the next one
-            tag = path.pop(1)
-    names = path
+    names, tag = _without_tags(path)
     short = [name[:LONGEST_NAME].replace("~", "~0").replace("/", "~1") for name in names]
     pointer = "".join(f"/{name}" for name in short)
     if place in ("query", "header"):
@@ -110,6 +109,19 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
         allowed = _known_fields(request, tag, names[:-1])
         hint = nearest(names[-1][:LONGEST_NAME], allowed)
     return FieldProblem(printable(pointer), _sentence(item), allowed, hint)
+
+
+def _without_tags(path: Sequence[str]) -> tuple[list[str], str | None]:
+    """The path as the client wrote it, and the last tag that was in it."""
+    names: list[str] = []
+    tag = None
+    for part in path:
+        parent = next((name for name in reversed(names) if not name.isdecimal()), "")
+        if part in _TAGS.get(parent, ()):
+            tag = part
+        else:
+            names.append(part)
+    return names, tag
 
 
 _SENTENCES = {
@@ -128,7 +140,8 @@ def _known_fields(request: Request, tag: str | None, path: Sequence[str]) -> tup
     route = request.scope.get("route")
     body = route.body_field.field_info.annotation if route and route.body_field else None
     model: Any = _TAGGED.get(tag, body) if tag else body
-    for name in path[1:] if tag else path:
+    fields = [name for name in path if not name.isdecimal()]
+    for name in fields[1:] if tag else fields:
         field = getattr(model, "model_fields", {}).get(name)
         inside = [field.annotation, *get_args(field.annotation)] if field else []
         model = next((kind for kind in inside if hasattr(kind, "model_fields")), None)

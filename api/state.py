@@ -12,6 +12,7 @@ from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
 from core.jobs.store import JobStore, StoredModel
+from core.jobs.sweeps import SweepStore
 from core.settings import Settings
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class State:
     settings: Settings
     database: Database
     store: JobStore
+    sweeps: SweepStore
     celery: Celery
 
 

@@ -179,7 +179,7 @@ def reindex() -> None:
     for job_id, what in outcome.items():
         typer.echo(f"{job_id} {what}")
     restored = sum(what == "restored" for what in outcome.values())
-    typer.secho(f"{restored} of {len(outcome)} jobs restored", err=True)
+    typer.secho(f"{restored} of {len(outcome)} restored", err=True)
 
 
 @contextmanager

@@ -15,25 +15,20 @@ DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
 MAX_POINTS = 200_000  # loss points one job may store
 TRAIN_IMAGES = {name: facts.train_images for name, facts in DATASETS.items()}
 
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Fixes the initial weights and the order of the images.")]
 
-def _wrong(pointer: str, message: str) -> PydanticCustomError:
+
+def wrong(pointer: str, message: str) -> PydanticCustomError:
     """A rule over several fields is broken; `pointer` is the one to change."""
     return PydanticCustomError("rule", message, {"field": pointer})
 
 
-class JobSpec(Strict):
-    """One training job. An optimizer and a learning rate are a whole spec; the rest has the lesson's defaults."""
+class Recipe(Strict):
+    """How to train, whatever the optimizer and its learning rate are. The defaults are the lesson's."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"optimizer": "adam", "learning_rate": 0.001, "epochs": 1}]}
-    )
-
-    optimizer: Optimizer = Field(description="A name, or an object with that optimizer's own parameters.")
-    learning_rate: LearningRate = Field(description="A number, or an object with a schedule's own parameters.")
     dataset: Literal["mnist"] = "mnist"
     epochs: int = Field(5, ge=1, le=1000)
     batch_size: int = Field(100, ge=1, description="Images a step; at most the size of the training split.")
-    seed: int = Field(0, ge=0, le=2**53 - 1, description="Fixes the initial weights and the order of the images.")
     log_every: int = Field(10, ge=1, le=10_000, description="Steps from one stored loss point to the next.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty, Paddle's `weight_decay`.")
     grad_clip: GradClip | None = Field(None, description="How large a gradient may be.")
@@ -49,19 +44,33 @@ class JobSpec(Strict):
         default_factory=dict, max_length=16
     )
 
+
+class _Choice(Strict):
+    optimizer: Optimizer = Field(description="A name, or an object with that optimizer's own parameters.")
+    learning_rate: LearningRate = Field(description="A number, or an object with a schedule's own parameters.")
+    seed: Seed = 0
+
+
+class JobSpec(Recipe, _Choice):
+    """One training job. An optimizer and a learning rate are a whole spec; the rest has the lesson's defaults."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"optimizer": "adam", "learning_rate": 0.001, "epochs": 1}]}
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> "JobSpec":
         images, name = TRAIN_IMAGES[self.dataset], self.optimizer.name
         if self.batch_size > images:
-            raise _wrong("/batch_size", f"batch_size is at most {images}, the images of {self.dataset}")
+            raise wrong("/batch_size", f"batch_size is at most {images}, the images of {self.dataset}")
         if self.device == "cpu" and self.wants_gpu:
-            raise _wrong("/device", "bf16 and to_static need a GPU, and device says cpu")
+            raise wrong("/device", "bf16 and to_static need a GPU, and device says cpu")
         if self.weight_decay and isinstance(self.optimizer, AdamW | Lamb):
-            raise _wrong("/weight_decay", f"{name} has a weight decay of its own: set it in the optimizer")
+            raise wrong("/weight_decay", f"{name} has a weight decay of its own: set it in the optimizer")
         if isinstance(self.learning_rate, OneCycle) and self.learning_rate.total_steps < self._intervals:
-            raise _wrong("/learning_rate/total_steps", f"this job has {self._intervals}, and one_cycle ends before")
+            raise wrong("/learning_rate/total_steps", f"this job has {self._intervals}, and one_cycle ends before")
         if self.points > MAX_POINTS:
-            raise _wrong("/log_every", f"this job would store more than {MAX_POINTS} loss points: raise log_every")
+            raise wrong("/log_every", f"this job would store more than {MAX_POINTS} loss points: raise log_every")
         return self
 
     @property

@@ -34,6 +34,8 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.jobs.spool": set(),
     "core.jobs.database": {"redis"},
     "core.jobs.store": {"redis"},
+    "core.sweep": set(),
+    "core.jobs.sweeps": {"redis"},
     "core.jobs.archive": {"redis"},
     "core.jobs.broker": {"celery", "redis"},
     "worker.run": {"redis", "worker"},

@@ -30,7 +30,7 @@ from client.redis_server import RedisServer
 from core.errors import JobNotTerminal, KeyReused, NotFound
 from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
-from core.jobs.store import _MOVES, MAX_ATTEMPTS, Claim, JobStore, RawJob, to_json
+from core.jobs.store import MAX_ATTEMPTS, MOVES, Claim, JobStore, RawJob, to_json
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import WithStore
@@ -211,9 +211,9 @@ class Server:
 def connect(server: Server) -> tuple[Any, JobStore]:
     """A store whose moves read our clock."""
     redis = Redis.from_url(server.settings.store_url, decode_responses=True, retry=Retry(ConstantBackoff(0.01), 3))
-    assert _MOVES.count(SERVERS_CLOCK) == 1
+    assert MOVES.count(SERVERS_CLOCK) == 1
     store = JobStore(database.Database(redis))
-    store._moves = redis.register_script(_MOVES.replace(SERVERS_CLOCK, OUR_CLOCK))
+    store._moves = redis.register_script(MOVES.replace(SERVERS_CLOCK, OUR_CLOCK))
     return redis, store
 
 
@@ -419,7 +419,7 @@ class Stories(RuleBasedStateMachine):
         number = max(0, job.epochs - back)
         answer = self._do(self.store.end_epoch(claim, {"epoch": number, "told_by": claim.token}))
         if not self._is_lost(job, claim, "end_epoch", answer):
-            assert answer == "go_on"
+            assert answer == ANSWER[job.status]
             job.epochs += number == job.epochs
 
     @happens(often=2, when=has_claims, which=ANY, status=st.sampled_from([SUCCEEDED, FAILED]), partial=st.booleans())

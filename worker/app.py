@@ -5,6 +5,7 @@ keeps a standby ready and reconciles.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from core.errors import StackError
+from core.errors import StackError, Unavailable
 from core.jobs import broker
 from core.jobs.job import Status
 from core.jobs.store import JobStore
@@ -76,6 +77,9 @@ class Engine:
             status = await run_job(job_id, self._store, self._settings, self._standby, self.stopping)
             if status == Status.QUEUED:  # somebody else, or we again, may go on at once
                 await asyncio.to_thread(broker.enqueue, self._app, job_id)
+            with contextlib.suppress(Unavailable):  # then the reconciler rings
+                for next_id in await self._store.released():
+                    await asyncio.to_thread(broker.enqueue, self._app, next_id)
         except Exception as error:  # the one place: whatever it is, the worker serves the next job
             record_failure(job_id, error)
         finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 from celery import Celery
 
 from core.errors import Unavailable
-from core.jobs import archive, broker
+from core.jobs import archive, artifacts, broker
 from core.jobs.job import WORKER_LOST
 from core.jobs.store import JobStore
 from core.settings import Settings
@@ -50,7 +50,8 @@ async def reconcile(store: JobStore, app: Celery, jobs_dir: Path, *, scan_s: flo
     unfiled, began = await store.unfiled(), time.monotonic()
     random.shuffle(unfiled)  # a job whose files cannot be written must not keep the others waiting
     for job_id in unfiled:
-        await archive.file_job(store, jobs_dir, job_id)
+        file = archive.file_sweep if artifacts.SWEEP_ID.fullmatch(job_id) else archive.file_job
+        await file(store, jobs_dir, job_id)
         if time.monotonic() - began > scan_s / 10:  # nor leases, for a slow disk
             break
     for job_id in await store.trash():

@@ -185,7 +185,7 @@ class Supervisor:
         )
         del self._points[:count]
         for metrics in self._epochs[:epochs]:
-            await self._store.end_epoch(self._claim, metrics)
+            answer = await self._store.end_epoch(self._claim, metrics)
         del self._epochs[:epochs]
         return answer
 

@@ -1,5 +1,6 @@
 """A job's own files, `job.json` and `history.jsonl`: written from the record, and the record made from them again.
 
+A sweep has one file beside the folders of its jobs.
 Redis is the truth while it lives; with the files an empty one can be filled again (`descent reindex`).
 """
 
@@ -16,9 +17,19 @@ from core.jobs import artifacts, spool
 from core.jobs.job import Status
 from core.jobs.record import summary_of
 from core.jobs.store import JobStore, RawJob, to_json
+from core.jobs.sweeps import SweepStore
+from core.sweep import SweepSpec
 
 FORMAT = 1
-_DECODED = ("spec", "backend", "result", "model", "partial", "error")  # fields of the record that are JSON themselves
+_DECODED = (
+    "spec",
+    "backend",
+    "result",
+    "model",
+    "partial",
+    "error",
+    "stopped_early",
+)  # fields of the record that are JSON themselves
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +53,23 @@ async def file_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
         log.warning("the job's files cannot be written", extra={"job_id": job_id, "reason": str(error)})
         return
     await store.filed(job)
+
+
+async def file_sweep(store: JobStore, jobs_dir: Path, sweep_id: str) -> None:
+    """Write a sweep's file, or remove it when the sweep was deleted. Raises Unavailable."""
+    sweeps = SweepStore(store.database)
+    sweep = await sweeps.raw(sweep_id)
+    if sweep is None:
+        await remove_job(store, jobs_dir, sweep_id)
+        return
+    path = artifacts.sweep_file(jobs_dir, sweep_id)
+    content = json.dumps({"format": FORMAT, "id": sweep_id, **sweep}, indent=1, ensure_ascii=False).encode()
+    try:
+        await asyncio.to_thread(artifacts.publish, path.parent, path.name, content)
+    except OSError as error:
+        log.warning("the sweep's file cannot be written", extra={"sweep_id": sweep_id, "reason": str(error)})
+        return
+    await sweeps.filed(sweep_id, sweep["record"].get("cancelled_ms", ""))
 
 
 async def remove_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
@@ -79,11 +107,12 @@ def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
 
 
 async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
-    """Store every job anew that has files and no record. Returns what became of each: restored, exists, deleted, or why not.
+    """Store every sweep and job anew that has files and no record. Returns what became of each: restored, exists, deleted,
+    or why not.
 
     A job that had not ended is queued again, with the history its last trainer told. Raises Unavailable.
     """
-    outcome = {}
+    outcome = await _reindex_sweeps(store, jobs_dir)
     for folder in sorted(jobs_dir.iterdir()) if jobs_dir.exists() else []:
         if not artifacts.JOB_ID.fullmatch(folder.name):
             continue
@@ -93,6 +122,22 @@ async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
             outcome[folder.name] = f"not restored: {error or type(error).__name__}"
             continue
         outcome[folder.name] = await store.restore(job, points)
+    return outcome
+
+
+async def _reindex_sweeps(store: JobStore, jobs_dir: Path) -> dict[str, str]:
+    sweeps, outcome = SweepStore(store.database), {}
+    for path in sorted(jobs_dir.glob("sweep_*.json")):
+        if not artifacts.SWEEP_ID.fullmatch(path.stem):
+            continue
+        try:
+            content = json.loads(await asyncio.to_thread(path.read_text))
+            if (content["format"], content["id"]) != (FORMAT, path.stem):
+                raise ValueError("it is of another format or another sweep")
+            SweepSpec.model_validate(content["record"]["spec"])  # raises for what could not be shown
+            outcome[path.stem] = await sweeps.restore(path.stem, content["record"], content["jobs"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            outcome[path.stem] = f"not restored: {error or type(error).__name__}"
     return outcome
 
 

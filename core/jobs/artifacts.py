@@ -22,6 +22,7 @@ from core.errors import ArtifactCorrupt
 
 FORMATS = {"pdparams": "model.pdparams", "safetensors": "model.safetensors"}
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+SWEEP_ID = re.compile(r"sweep_[0-9a-f]{32}")
 SPOOL, RECORD, HISTORY = "spool.jsonl", "job.json", "history.jsonl"
 CHECKPOINTS_KEPT = 2
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{9})-([0-9a-f]{64})\.safetensors")
@@ -140,9 +141,18 @@ def sweep(job: Path, kept: set[str], *, upto: int) -> None:
             folder.rmdir()
 
 
-def remove(jobs_dir: Path, job_id: str) -> None:
-    """Remove all files of a job. Raises OSError when that cannot be done."""
-    folder = job_dir(jobs_dir, job_id)
+def sweep_file(jobs_dir: Path, sweep_id: str) -> Path:
+    if not SWEEP_ID.fullmatch(sweep_id):
+        raise ValueError("not a sweep id")
+    return jobs_dir / f"{sweep_id}.json"
+
+
+def remove(jobs_dir: Path, name: str) -> None:
+    """Remove all files of a job, or the file of a sweep. Raises OSError when that cannot be done."""
+    if SWEEP_ID.fullmatch(name):
+        sweep_file(jobs_dir, name).unlink(missing_ok=True)
+        return
+    folder = job_dir(jobs_dir, name)
     if folder.exists():
         shutil.rmtree(folder)
         _fsync_folder(jobs_dir)

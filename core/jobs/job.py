@@ -80,6 +80,16 @@ class JobError(_Frozen):
     step: int | None = None
 
 
+class StoppedEarly(_Frozen):
+    """Why successive halving stopped a run of a sweep."""
+
+    epochs: int = Field(description="Epochs it had behind it.")
+    valid_accuracy: float
+    place: int = Field(description="From 1, among the runs that had come so far.")
+    runs: int = Field(description="How many had come so far.")
+    kept: int = Field(description="How many of them might go on.")
+
+
 WORKER_LOST = JobError(code="worker_lost", message="the trainer or its worker died in every one of the attempts")
 
 
@@ -105,11 +115,15 @@ class JobSummary(_Frozen):
     result: Result
     model: ModelInfo
     error: JobError | None
+    sweep: str | None = Field(description="The sweep it belongs to.")
+    stopped_early: StoppedEarly | None = Field(description="Set when its sweep gave it up as hopeless.")
 
 
 class Job(JobSummary):
     resumed_from_step: int | None = Field(description="Where the last attempt went on; null: it began at step 0.")
-    queue_position: int | None = Field(description="0 is next; null when the job is not queued.")
+    queue_position: int | None = Field(
+        description="0 is next; null when the job is not queued, or is held back by its sweep's `max_concurrent`."
+    )
     backend: Backend | None = Field(description="null until a worker has begun")
     transitions: list[Transition]
 
@@ -128,6 +142,10 @@ class LossPage(_Frozen):
 def new_job_id() -> str:
     """`job_` and a UUIDv7 without dashes, so that ids sort by time."""
     return f"job_{uuid7().hex}"
+
+
+def new_sweep_id() -> str:
+    return f"sweep_{uuid7().hex}"
 
 
 def from_ms(ms: str | int | None) -> datetime | None:

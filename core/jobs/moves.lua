@@ -7,8 +7,10 @@
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:queued (id -> created), descent:running (id -> end of
 -- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, and two rankings for /predict.
--- Two sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
--- jobs whose files are to go). All times are the server's own, in milliseconds.
+-- A sweep is the hash descent:sweep:<id> with the list :jobs, and may limit how many of them run at a time: then :active has
+-- those in the queue or in a worker's hands, and :held the rest, queued for clients but in no queue. :rung:<n> ranks runs.
+-- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
+-- jobs whose files are to go); descent:released are jobs whose message is to be sent. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
 
 local time = redis.call('TIME')
@@ -22,6 +24,8 @@ local DAY_MS = 24 * 3600 * 1000
 local FULL = 0.8 -- of the server's memory limit
 
 local function key(id) return 'descent:job:' .. id end
+
+local function sweep_key(id) return 'descent:sweep:' .. id end
 
 local function status_of(id) return redis.call('HGET', key(id), 'status') end
 
@@ -46,16 +50,51 @@ local function leave(id)
   end
 end
 
+-- the key of the sweep that limits this job, and the limit
+local function limited_by(id)
+  local sweep = redis.call('HGET', key(id), 'sweep')
+  local limit = sweep and tonumber(redis.call('HGET', sweep_key(sweep), 'max_concurrent') or '')
+  if limit then return sweep_key(sweep), limit end
+end
+
+-- into the queue, or, when its sweep has as many there as it may, held back
+local function enqueue(id)
+  local sweep, limit = limited_by(id)
+  if sweep and redis.call('SISMEMBER', sweep .. ':active', id) == 0 then
+    if redis.call('SCARD', sweep .. ':active') >= limit then
+      redis.call('RPUSH', sweep .. ':held', id)
+      return
+    end
+    redis.call('SADD', sweep .. ':active', id)
+  end
+  redis.call('ZADD', 'descent:queued', redis.call('HGET', key(id), 'created_ms'), id)
+end
+
+-- its place in its sweep is free: the next one's turn
+local function release(id)
+  local sweep = limited_by(id)
+  if not sweep then return end
+  redis.call('LREM', sweep .. ':held', 0, id)
+  if redis.call('SREM', sweep .. ':active', id) == 0 then return end
+  local next = redis.call('LPOP', sweep .. ':held')
+  if next then
+    enqueue(next)
+    redis.call('HSET', key(next), 'rung_ms', 0)
+    redis.call('SADD', 'descent:released', next)
+  end
+end
+
 local function end_with(id, status, error_json)
   leave(id)
   redis.call('HSET', key(id), 'finished_ms', now)
   if error_json then redis.call('HSET', key(id), 'error', error_json) end
   enter(id, status)
+  release(id)
 end
 
 local function back_to_queue(id)
   leave(id)
-  redis.call('ZADD', 'descent:queued', redis.call('HGET', key(id), 'created_ms'), id)
+  enqueue(id)
   redis.call('HSET', key(id), 'rung_ms', 0)
   enter(id, 'queued')
 end
@@ -63,6 +102,7 @@ end
 local function set_aside(id)
   leave(id)
   enter(id, 'paused')
+  release(id)
 end
 
 local function is_nearly_full()
@@ -76,27 +116,61 @@ local function rank(id, accuracy, at_ms)
   redis.call('ZADD', 'descent:models:best', accuracy, id)
 end
 
+-- what a client's idempotency key named within a day: {known | reused, id}, or nothing. body is a digest of what is asked for
+local function named_before(idempotency_key, body)
+  if idempotency_key == '' then return end
+  local known = redis.call('HMGET', 'descent:idempotency:' .. idempotency_key, 'id', 'body')
+  if known[1] and (status_of(known[1]) or redis.call('EXISTS', sweep_key(known[1])) == 1) then
+    return {known[2] == body and 'known' or 'reused', known[1]}
+  end
+end
+
+local function give_name(idempotency_key, id, body)
+  if idempotency_key == '' then return end
+  redis.call('HSET', 'descent:idempotency:' .. idempotency_key, 'id', id, 'body', body)
+  redis.call('PEXPIRE', 'descent:idempotency:' .. idempotency_key, DAY_MS)
+end
+
+local function create(id, sweep, spec, spec_hash, total_steps, optimizer)
+  redis.call('HSET', key(id), 'spec', spec, 'spec_hash', spec_hash, 'total_steps', total_steps, 'optimizer', optimizer,
+    'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
+  if sweep then redis.call('HSET', key(id), 'sweep', sweep) end
+  redis.call('ZADD', 'descent:jobs', 0, id)
+  enqueue(id)
+  enter(id, 'queued')
+  redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
+end
+
 -- submit id spec spec_hash total_steps optimizer key body: store a new job, once. key and body are '' or digests: of the
 -- client's idempotency key, which names one job for a day, and of what was asked for with it.
 -- -> {created | known | reused | full, id}
 function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_key, body)
   if status_of(id) then return {'created', id} end
-  local named = 'descent:idempotency:' .. idempotency_key
-  if idempotency_key ~= '' then
-    local known = redis.call('HMGET', named, 'id', 'body')
-    if known[1] and status_of(known[1]) then return {known[2] == body and 'known' or 'reused', known[1]} end
-  end
+  local known = named_before(idempotency_key, body)
+  if known then return known end
   if is_nearly_full() then return {'full', ''} end
-  if idempotency_key ~= '' then
-    redis.call('HSET', named, 'id', id, 'body', body)
-    redis.call('PEXPIRE', named, DAY_MS)
+  give_name(idempotency_key, id, body)
+  create(id, nil, spec, spec_hash, total_steps, optimizer)
+  return {'created', id}
+end
+
+-- sweep id spec max_concurrent rungs reduction_factor key body [id spec spec_hash total_steps optimizer]...: store a sweep
+-- and its jobs. rungs is a JSON list; max_concurrent may be ''. -> as submit
+function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, ...)
+  if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
+  local known = named_before(idempotency_key, body)
+  if known then return known end
+  if is_nearly_full() then return {'full', ''} end
+  give_name(idempotency_key, id, body)
+  redis.call('HSET', sweep_key(id), 'spec', spec, 'created_ms', now, 'max_concurrent', max_concurrent, 'rungs', rungs,
+    'reduction_factor', reduction_factor)
+  redis.call('ZADD', 'descent:sweeps', 0, id)
+  redis.call('SADD', 'descent:unfiled', id)
+  local jobs = {...}
+  for i = 1, #jobs, 5 do
+    redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i])
+    create(jobs[i], id, unpack(jobs, i + 1, i + 4))
   end
-  redis.call('HSET', key(id), 'spec', spec, 'spec_hash', spec_hash, 'total_steps', total_steps, 'optimizer', optimizer,
-    'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
-  redis.call('ZADD', 'descent:jobs', 0, id)
-  redis.call('ZADD', 'descent:queued', now, id)
-  enter(id, 'queued')
-  redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
   return {'created', id}
 end
 
@@ -105,7 +179,7 @@ end
 function moves.claim(id, worker, lease_ms)
   local record = redis.call('HMGET', key(id), 'status', 'worker')
   if record[1] ~= 'running' or record[2] ~= worker then
-    if record[1] ~= 'queued' then return {} end
+    if record[1] ~= 'queued' or not redis.call('ZSCORE', 'descent:queued', id) then return {} end
     redis.call('HINCRBY', key(id), 'token', 1)
     redis.call('HINCRBY', key(id), 'attempt', 1)
     redis.call('HSET', key(id), 'worker', worker, 'claimed_ms', now)
@@ -156,13 +230,34 @@ function moves.append(id, token, steps_done, images_per_s, ...)
   return ANSWER[status_of(id)]
 end
 
--- epoch id token number metrics: add the metrics of epoch `number` (from 0), once, with the time. -> go_on | lost
+-- Successive halving: a run of a sweep has so many epochs behind it. Where runs are compared it goes on only when it is among
+-- the best of those that have come so far, a fraction of them rounded up.
+local function compare(id, epochs, accuracy)
+  local sweep = redis.call('HGET', key(id), 'sweep')
+  if not sweep then return end
+  local asha, is_rung = redis.call('HMGET', sweep_key(sweep), 'rungs', 'reduction_factor'), false
+  for _, rung in ipairs(cjson.decode(asha[1] or '[]')) do is_rung = is_rung or rung == epochs end
+  if not is_rung then return end
+  local rung, score = sweep_key(sweep) .. ':rung:' .. epochs, string.format('%.17g', accuracy)
+  redis.call('ZADD', rung, score, id)
+  local runs, place = redis.call('ZCARD', rung), redis.call('ZCOUNT', rung, '(' .. score, '+inf') + 1
+  local kept = math.ceil(runs / asha[2])
+  if place > kept and status_of(id) == 'running' then
+    redis.call('HSET', key(id), 'stopped_early',
+      cjson.encode({epochs = epochs, valid_accuracy = accuracy, place = place, runs = runs, kept = kept}))
+    enter(id, 'cancelling')
+  end
+end
+
+-- epoch id token number metrics: add the metrics of epoch `number` (from 0), once, with the time.
+-- -> go_on | cancel | pause | lost
 function moves.epoch(id, token, number, metrics)
   if not is_held(id, token) then return 'lost' end
   if redis.call('LLEN', key(id) .. ':epochs') == tonumber(number) then
     redis.call('RPUSH', key(id) .. ':epochs', metrics:sub(1, -2) .. ',"at_ms":' .. string.format('%.0f', now) .. '}')
+    compare(id, number + 1, cjson.decode(metrics).valid_accuracy)
   end
-  return 'go_on'
+  return ANSWER[status_of(id)]
 end
 
 -- finish id token status result model error accuracy partial: end the job. A cancel that was accepted before wins.
@@ -255,7 +350,7 @@ function moves.resume(id)
   elseif status == 'paused' then
     back_to_queue(id)
   elseif status == 'failed' or status == 'cancelled' then
-    redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended')
+    redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended', 'stopped_early')
     redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0)
     back_to_queue(id)
   end
@@ -271,7 +366,7 @@ function moves.extend(id, epochs, seen, spec, spec_hash, total_steps)
   if status ~= '' and not TERMINAL[status] then return record[3] == epochs and 'known' or status end
   if status == '' then return '' end
   if record[2] ~= seen then return 'changed' end
-  redis.call('HDEL', key(id), 'error', 'finished_ms')
+  redis.call('HDEL', key(id), 'error', 'finished_ms', 'stopped_early')
   redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0, 'spec', spec, 'spec_hash', spec_hash,
     'total_steps', total_steps, 'extended', epochs)
   back_to_queue(id)
@@ -290,6 +385,65 @@ function moves.delete(id)
   redis.call('SADD', 'descent:trash', id)
   redis.call('DEL', key(id), key(id) .. ':loss', key(id) .. ':epochs', key(id) .. ':transitions')
   return status
+end
+
+-- cancel_sweep id: cancel those of its jobs that have not ended. -> how many | -1 (no such sweep)
+function moves.cancel_sweep(id)
+  if redis.call('EXISTS', sweep_key(id)) == 0 then return -1 end
+  redis.call('DEL', sweep_key(id) .. ':held') -- none of them is to take the place of another
+  local count = 0
+  for _, job in ipairs(redis.call('LRANGE', sweep_key(id) .. ':jobs', 0, -1)) do
+    local status = status_of(job)
+    if status and not TERMINAL[status] and status ~= 'cancelling' then
+      moves.cancel(job)
+      count = count + 1
+    end
+  end
+  if count > 0 then
+    redis.call('HSET', sweep_key(id), 'cancelled_ms', now)
+    redis.call('SADD', 'descent:unfiled', id)
+  end
+  return count
+end
+
+-- delete_sweep id: forget a sweep whose jobs have all ended, and the jobs. -> how many have not | -1 (no such sweep)
+function moves.delete_sweep(id)
+  if redis.call('EXISTS', sweep_key(id)) == 0 then return -1 end
+  local jobs, count = redis.call('LRANGE', sweep_key(id) .. ':jobs', 0, -1), 0
+  for _, job in ipairs(jobs) do
+    local status = status_of(job)
+    if status and not TERMINAL[status] then count = count + 1 end
+  end
+  if count > 0 then return count end
+  for _, job in ipairs(jobs) do moves.delete(job) end
+  for _, rung in ipairs(cjson.decode(redis.call('HGET', sweep_key(id), 'rungs'))) do
+    redis.call('DEL', sweep_key(id) .. ':rung:' .. rung)
+  end
+  redis.call('DEL', sweep_key(id), sweep_key(id) .. ':jobs', sweep_key(id) .. ':active', sweep_key(id) .. ':held')
+  redis.call('ZREM', 'descent:sweeps', id)
+  redis.call('SREM', 'descent:unfiled', id)
+  redis.call('SADD', 'descent:trash', id)
+  return 0
+end
+
+-- filed_sweep id cancelled_ms: the sweep's file was written when it had that ('' for not cancelled)
+function moves.filed_sweep(id, cancelled_ms)
+  if redis.call('EXISTS', sweep_key(id)) == 0 then
+    redis.call('SADD', 'descent:trash', id)
+  elseif (redis.call('HGET', sweep_key(id), 'cancelled_ms') or '') == cancelled_ms then
+    redis.call('SREM', 'descent:unfiled', id)
+  end
+  return 'ok'
+end
+
+-- restore_sweep id record jobs: a sweep from its file (JSON: an object and a list), before its jobs. -> restored | exists | deleted
+function moves.restore_sweep(id, record_json, jobs_json)
+  if redis.call('EXISTS', sweep_key(id)) == 1 then return 'exists' end
+  if redis.call('SISMEMBER', 'descent:trash', id) == 1 then return 'deleted' end
+  for name, value in pairs(cjson.decode(record_json)) do redis.call('HSET', sweep_key(id), name, value) end
+  for _, job in ipairs(cjson.decode(jobs_json)) do redis.call('RPUSH', sweep_key(id) .. ':jobs', job) end
+  redis.call('ZADD', 'descent:sweeps', 0, id)
+  return 'restored'
 end
 
 -- filed id transitions: the job's files were written when it had so many transitions. If it has more by now they are to be
@@ -338,7 +492,7 @@ end
 
 -- ring id min_age_ms: may the doorbell of this queued job be rung (again)? Marks it rung. -> 1 | 0
 function moves.ring(id, min_age_ms)
-  if status_of(id) ~= 'queued' then return 0 end
+  if not redis.call('ZSCORE', 'descent:queued', id) then return 0 end
   if tonumber(redis.call('HGET', key(id), 'rung_ms')) + min_age_ms > now then return 0 end
   redis.call('HSET', key(id), 'rung_ms', now)
   return 1

@@ -14,6 +14,7 @@ from core.jobs.job import (
     Progress,
     Result,
     Status,
+    StoppedEarly,
     Transition,
     from_ms,
 )
@@ -59,6 +60,8 @@ def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSumma
         result=Result(**json.loads(record["result"])) if "result" in record else Result(),
         model=_model(record),
         error=JobError(**json.loads(record["error"])) if "error" in record else None,
+        sweep=record.get("sweep"),
+        stopped_early=StoppedEarly(**json.loads(record["stopped_early"])) if "stopped_early" in record else None,
     )
 
 

@@ -19,7 +19,7 @@ from core.spec import JobSpec
 
 MAX_ATTEMPTS = 3
 MAX_PAGE_POINTS = 10_000
-_MOVES = (Path(__file__).parent / "moves.lua").read_text()
+MOVES = (Path(__file__).parent / "moves.lua").read_text()
 _PREFIX = "descent:job:"
 _LIST_CHUNK = 200
 _NEWS_POINTS = 1000
@@ -93,8 +93,9 @@ class JobStore:
     """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self._redis = database.redis
-        self._moves = database.script(_MOVES)
+        self._moves = database.script(MOVES)
 
     @classmethod
     @asynccontextmanager
@@ -122,15 +123,10 @@ class JobStore:
         Returns the job, and whether it is new. Raises KeyReused when the key came with another spec.
         """
         text = spec.model_dump_json()
-        digests = (_digest(idempotency_key), _digest(text)) if idempotency_key is not None else ("", "")
-        outcome, job_id = await self._move(
-            "submit", new_job_id(), text, spec.hash(), spec.total_steps, spec.optimizer.name, *digests
-        )
-        if outcome == "full":
-            raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
-        if outcome == "reused":
-            raise KeyReused("this Idempotency-Key was used for another job")
-        return await self._get(job_id), outcome == "created"
+        named = digests_of(idempotency_key, text)
+        facts = (text, spec.hash(), spec.total_steps, spec.optimizer.name)
+        job_id, is_new = checked_outcome(await self._move("submit", new_job_id(), *facts, *named))
+        return await self._get(job_id), is_new
 
     @reaching_redis
     async def get(self, job_id: str) -> Job:
@@ -187,14 +183,16 @@ class JobStore:
             ids = await self._redis.zrange("descent:jobs", upper, "-", desc=True, bylex=True, offset=0, num=chunk)
             if not ids:
                 return found, None
-            for job in await self._summaries(ids):
+            for job in await self.summaries(ids):
                 if _matches(job, status, optimizer, tag):
                     if len(found) == limit:
                         return found, found[-1].id
                     found.append(job)
             upper = f"({ids[-1]}"
 
-    async def _summaries(self, ids: Sequence[str]) -> list[JobSummary]:
+    @reaching_redis
+    async def summaries(self, ids: Sequence[str]) -> list[JobSummary]:
+        """These jobs, in this order; those that are gone are left out."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_PREFIX + job_id)
@@ -417,6 +415,7 @@ class JobStore:
 
     @reaching_redis
     async def end_epoch(self, claim: Claim, metrics: dict[str, Any]) -> str:
+        """Add the metrics of an epoch, once. Returns as `beat` does."""
         return cast(str, await self._move("epoch", claim.job_id, claim.token, metrics["epoch"], to_json(metrics)))
 
     @reaching_redis
@@ -526,6 +525,11 @@ class JobStore:
         return bool(await self._move("ring", job_id, _ms(min_age_s)))
 
     @reaching_redis
+    async def released(self) -> list[str]:
+        """Take the ids of jobs whose turn in their sweep has come: the caller sends their messages."""
+        return cast(list[str], await self._redis.spop("descent:released", _LIST_CHUNK) or [])
+
+    @reaching_redis
     async def announce(self, worker: str, *, alive_s: float, info: dict[str, Any]) -> None:
         await self._move("announce", worker, _ms(alive_s), to_json(info))
 
@@ -538,6 +542,21 @@ class JobStore:
 def to_json(value: Any) -> str:
     """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def digests_of(idempotency_key: str | None, body: str) -> tuple[str, str]:
+    """What the store keeps of a client's key and of what was asked for with it; nothing without a key."""
+    return (_digest(idempotency_key), _digest(body)) if idempotency_key is not None else ("", "")
+
+
+def checked_outcome(outcome: Sequence[str]) -> tuple[str, bool]:
+    """The id that a submit led to, and whether it is new. Raises KeyReused or Unavailable."""
+    said, found = outcome
+    if said == "full":
+        raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
+    if said == "reused":
+        raise KeyReused("this Idempotency-Key was used for another request")
+    return found, said == "created"
 
 
 def _digest(text: str) -> str:

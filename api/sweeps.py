@@ -1,0 +1,246 @@
+"""Sweeps: many jobs in one call, and the table of what came of them."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from api.conditional import NOT_MODIFIED, conditional, json_answer
+from api.jobs import CreateQuery, IdempotencyKey
+from api.problems import documented
+from api.state import State, state_of
+from api.strict import StrictRoute
+from core.catalogue import LearningRate, Optimizer
+from core.errors import NotFound, Unavailable
+from core.jobs import broker
+from core.jobs.artifacts import SWEEP_ID
+from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
+from core.jobs.sweeps import Sweep
+from core.spec import JobSpec, Seed
+from core.sweep import SweepSpec
+
+router = APIRouter(prefix="/sweeps", tags=["sweeps"], route_class=StrictRoute)
+log = logging.getLogger(__name__)
+
+SweepId = Annotated[str, Path(description="The sweep's id, `sweep_...`.")]
+SweepStatus = Literal["queued", "running", "cancelling", "finished", "cancelled"]
+
+
+class Choice(BaseModel):
+    """What sets a job of a sweep apart from the others."""
+
+    optimizer: Optimizer
+    learning_rate: LearningRate
+    seed: Seed
+
+
+class SweepPreview(BaseModel):
+    """What a sweep would be; nothing is stored."""
+
+    spec: SweepSpec
+    jobs: list[Choice] = Field(description="In the order they would be queued.")
+    total_steps: int
+    points: int = Field(description="Loss points they would store.")
+    seconds: float | None = Field(
+        description="About how long it takes on the workers there are, from the speed of the last job that succeeded; "
+        "null when there is none. Runs that are stopped early make it shorter."
+    )
+
+
+class SweepJob(Choice):
+    job_id: str
+    status: Status
+    terminal: bool
+    progress: Progress
+    latest: Latest | None
+    result: Result
+    error: JobError | None
+    stopped_early: StoppedEarly | None
+
+
+class SweepProgress(BaseModel):
+    jobs: int
+    ended: int
+    fraction: float = Field(description="Of all steps; a job that has ended counts whole.")
+
+
+class SweepSummary(BaseModel):
+    id: str
+    status: SweepStatus
+    terminal: bool = Field(description="True when all of its jobs have ended.")
+    created_at: datetime
+    cancelled_at: datetime | None
+    name: str | None
+    progress: SweepProgress
+    counts: dict[Status, int] = Field(description="How many of its jobs are in which status.")
+    links: dict[str, str]
+
+
+class SweepAnswer(SweepSummary):
+    spec: SweepSpec
+    jobs: list[SweepJob] = Field(description="Those that were not deleted, in the order they were queued.")
+
+
+class SweepPage(BaseModel):
+    sweeps: list[SweepSummary]
+    next: str | None = Field(description="Pass it as `after` for the next page; null at the end.")
+
+
+class SweepListQuery(BaseModel):
+    after: str | None = Field(None, pattern=f"^{SWEEP_ID.pattern}$", description="`next` of the page before.")
+    limit: int = Field(20, ge=1, le=100)
+
+
+def known_sweep(sweep_id: str) -> str:
+    """The id, when it looks like one; anything else names no sweep."""
+    if not SWEEP_ID.fullmatch(sweep_id):
+        raise NotFound("no such sweep")
+    return sweep_id
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=SweepAnswer,
+    responses={
+        200: {"model": SweepPreview, "description": "It is valid; nothing was created."},
+        **documented(400, 413, 415, 422, 503),
+    },
+    summary="Create a sweep",
+)
+async def create(
+    spec: SweepSpec,
+    query: Annotated[CreateQuery, Query()],
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Every optimizer with every learning rate and every seed, each a job, all of them or none. `{}` is the lesson.
+
+    `{"strategy": "random", "samples": 20, "learning_rates": {"low": 0.0001, "high": 1}}` draws configurations instead.
+    """
+    state = state_of(request)
+    if query.validate_only:
+        return json_answer((await _preview(state, spec)).model_dump_json())
+    sweep, is_new = await state.sweeps.submit(spec, idempotency_key)
+    if is_new:
+        await run_in_threadpool(_ring, state, sweep)
+        log.info("sweep created", extra={"sweep_id": sweep.id, "jobs": len(sweep.job_ids)})
+    answer = json_answer((await _answer(state, sweep)).model_dump_json())
+    answer.status_code = 202
+    answer.headers["Location"] = f"/sweeps/{sweep.id}"
+    answer.headers["Retry-After"] = "1"
+    if not is_new:
+        answer.headers["Idempotent-Replayed"] = "true"
+    return answer
+
+
+def _ring(state: State, sweep: Sweep) -> None:
+    """Send the messages. If that fails the jobs are safe all the same: the reconciler rings for them in some seconds."""
+    for job_id in sweep.job_ids[: sweep.spec.max_concurrent]:
+        try:
+            broker.enqueue(state.celery, job_id)
+        except Unavailable as error:
+            log.warning("message not sent; the reconciler will", extra={"job_id": job_id, "reason": str(error)})
+            return
+
+
+async def _preview(state: State, spec: SweepSpec) -> SweepPreview:
+    jobs = spec.jobs()
+    last, _ = await state.store.page(limit=1, status=Status.SUCCEEDED)
+    speed = last[0].result.images_per_s if last else None
+    at_a_time = min(max(await state.store.workers(), 1), spec.max_concurrent or len(jobs), len(jobs))
+    images = sum(job.total_steps * job.batch_size for job in jobs)
+    return SweepPreview(
+        spec=spec,
+        jobs=[_choice(job) for job in jobs],
+        total_steps=sum(job.total_steps for job in jobs),
+        points=sum(job.points for job in jobs),
+        seconds=round(images / speed / at_a_time, 1) if speed else None,
+    )
+
+
+@router.get("", responses=documented(422, 503), summary="List sweeps, newest first")
+async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> SweepPage:
+    state = state_of(request)
+    sweeps, cursor = await state.sweeps.page(after=query.after, limit=query.limit)
+    found = [_summary(sweep, await state.store.summaries(sweep.job_ids)) for sweep in sweeps]
+    return SweepPage(sweeps=found, next=cursor)
+
+
+@router.get(
+    "/{sweep_id}",
+    response_model=SweepAnswer,
+    responses={**NOT_MODIFIED, **documented(404, 503)},
+    summary="One sweep: its jobs, and the table of what came of them",
+)
+async def get(sweep_id: SweepId, request: Request) -> Response:
+    state = state_of(request)
+    answer = await _answer(state, await state.sweeps.get(known_sweep(sweep_id)))
+    return conditional(request, answer.model_dump_json())
+
+
+@router.post(
+    "/{sweep_id}/cancel",
+    status_code=202,
+    responses={200: {"model": SweepAnswer, "description": "Already so, or ended."}, **documented(404, 503)},
+    summary="Cancel the jobs of a sweep that have not ended",
+)
+async def cancel(sweep_id: SweepId, request: Request, response: Response) -> SweepAnswer:
+    state = state_of(request)
+    if not await state.sweeps.cancel(known_sweep(sweep_id)):
+        response.status_code = 200
+    return await _answer(state, await state.sweeps.get(sweep_id))
+
+
+@router.delete(
+    "/{sweep_id}", status_code=204, responses=documented(404, 409, 503), summary="Delete a sweep that has ended"
+)
+async def delete(sweep_id: SweepId, request: Request) -> None:
+    """With all of its jobs: their records, histories and weights."""
+    await state_of(request).sweeps.delete(known_sweep(sweep_id))
+    log.info("sweep deleted", extra={"sweep_id": sweep_id})
+
+
+async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
+    jobs = await state.store.summaries(sweep.job_ids)
+    return SweepAnswer(**dict(_summary(sweep, jobs)), spec=sweep.spec, jobs=[_job(job) for job in jobs])
+
+
+def _summary(sweep: Sweep, jobs: Sequence[JobSummary]) -> SweepSummary:
+    ended = sum(job.terminal for job in jobs)
+    steps = sum(job.progress.total_steps for job in jobs)
+    done = sum(job.progress.total_steps if job.terminal else job.progress.step for job in jobs)
+    own = f"/sweeps/{sweep.id}"
+    return SweepSummary(
+        id=sweep.id,
+        status=_status(sweep, jobs),
+        terminal=ended == len(jobs),
+        created_at=sweep.created_at,
+        cancelled_at=sweep.cancelled_at,
+        name=sweep.spec.name,
+        progress=SweepProgress(jobs=len(jobs), ended=ended, fraction=round(done / steps, 4) if steps else 1.0),
+        counts=dict(Counter(job.status for job in jobs)),
+        links={"self": own, "cancel": f"{own}/cancel"},
+    )
+
+
+def _status(sweep: Sweep, jobs: Sequence[JobSummary]) -> SweepStatus:
+    if all(job.terminal for job in jobs):
+        return "cancelled" if sweep.cancelled_at else "finished"
+    if sweep.cancelled_at:
+        return "cancelling"
+    return "queued" if all(job.attempt == 0 for job in jobs) else "running"
+
+
+def _choice(spec: JobSpec) -> Choice:
+    return Choice(optimizer=spec.optimizer, learning_rate=spec.learning_rate, seed=spec.seed)
+
+
+def _job(job: JobSummary) -> SweepJob:
+    fields = {name: getattr(job, name) for name in SweepJob.model_fields if name in JobSummary.model_fields}
+    return SweepJob(job_id=job.id, **dict(_choice(job.spec)), **fields)
