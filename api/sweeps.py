@@ -20,7 +20,7 @@ from core.errors import NotFound, Unavailable
 from core.jobs import broker
 from core.jobs.artifacts import SWEEP_ID
 from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
-from core.jobs.sweeps import Sweep
+from core.jobs.sweeps import Standing, Sweep
 from core.spec import JobSpec, Seed
 from core.sweep import SweepSpec
 
@@ -168,7 +168,7 @@ async def _preview(state: State, spec: SweepSpec) -> SweepPreview:
 async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> SweepPage:
     state = state_of(request)
     sweeps, cursor = await state.sweeps.page(after=query.after, limit=query.limit)
-    found = [_summary(sweep, await state.store.summaries(sweep.job_ids)) for sweep in sweeps]
+    found = [_summary(sweep, await state.sweeps.standings(sweep.job_ids)) for sweep in sweeps]
     return SweepPage(sweeps=found, next=cursor)
 
 
@@ -208,13 +208,17 @@ async def delete(sweep_id: SweepId, request: Request) -> None:
 
 async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
     jobs = await state.store.summaries(sweep.job_ids)
-    return SweepAnswer(**dict(_summary(sweep, jobs)), spec=sweep.spec, jobs=[_job(job) for job in jobs])
+    standings = [
+        Standing(status=j.status, attempt=j.attempt, step=j.progress.step, total_steps=j.progress.total_steps)
+        for j in jobs
+    ]
+    return SweepAnswer(**dict(_summary(sweep, standings)), spec=sweep.spec, jobs=[_job(job) for job in jobs])
 
 
-def _summary(sweep: Sweep, jobs: Sequence[JobSummary]) -> SweepSummary:
-    ended = sum(job.terminal for job in jobs)
-    steps = sum(job.progress.total_steps for job in jobs)
-    done = sum(job.progress.total_steps if job.terminal else job.progress.step for job in jobs)
+def _summary(sweep: Sweep, jobs: Sequence[Standing]) -> SweepSummary:
+    ended = sum(job.status.terminal for job in jobs)
+    steps = sum(job.total_steps for job in jobs)
+    done = sum(job.total_steps if job.status.terminal else job.step for job in jobs)
     own = f"/sweeps/{sweep.id}"
     return SweepSummary(
         id=sweep.id,
@@ -229,8 +233,8 @@ def _summary(sweep: Sweep, jobs: Sequence[JobSummary]) -> SweepSummary:
     )
 
 
-def _status(sweep: Sweep, jobs: Sequence[JobSummary]) -> SweepStatus:
-    if all(job.terminal for job in jobs):
+def _status(sweep: Sweep, jobs: Sequence[Standing]) -> SweepStatus:
+    if all(job.status.terminal for job in jobs):
         return "cancelled" if sweep.cancelled_at else "finished"
     if sweep.cancelled_at:
         return "cancelling"
