@@ -1,4 +1,4 @@
-"""The application: routes, error rendering, request ids. `descent api` serves it."""
+"""The application: routes, error rendering, request ids and times. `descent api` serves it."""
 
 import logging
 import time
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
 from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems, sweeps
+from api.metrics import Metrics
 from api.state import State
 from core.jobs import broker
 from core.jobs.database import connect
@@ -27,6 +28,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The API. Connects to nothing until it is served."""
     settings = settings or read_settings()
     configure_logging(settings.log_level)
+    metrics = Metrics(settings.device)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -38,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 store=JobStore(database),
                 sweeps=SweepStore(database),
                 celery=celery,
+                metrics=metrics,
             )
             yield
 
@@ -52,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (jobs, sweeps, history, events, predict, catalogue, ops, problem_pages):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(Requests, metrics=metrics)
     _document_problems(app)
     return app
 
@@ -79,11 +82,11 @@ def _document_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-class RequestIds:
-    """Give each request an id, send it back as `X-Request-Id`, and log what is not mere looking."""
+class Requests:
+    """Give each request an id, send it back as `X-Request-Id`, time it, and log what is not mere looking."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,15 +94,26 @@ class RequestIds:
             return
         request_id = uuid7().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began = time.perf_counter()
+        began, status = time.perf_counter(), 0
+
+        def answered(with_status: int) -> None:
+            nonlocal status
+            status, seconds = with_status, time.perf_counter() - began
+            self._metrics.answered(scope, status, seconds)
+            _log_answer(scope, status, request_id, seconds)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
-                _log_answer(scope, message["status"], request_id, time.perf_counter() - began)
+                answered(message["status"])
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with self._metrics.in_progress.track_inprogress():
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                if not status:  # nobody foresaw this: whoever renders it stands further out
+                    answered(500)
 
 
 def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Health and version, for people and for whatever watches the server."""
+"""Health, metrics and version, for people and for whatever watches the server."""
 
 import tempfile
 import time
@@ -7,11 +7,14 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
+from api.metrics import OPENMETRICS
 from api.state import State, state_of
 from api.strict import StrictRoute
 from core.errors import DescentError, Unavailable
+from core.jobs.measures import measure
 from core.spec import TRAIN_IMAGES
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
@@ -62,6 +65,28 @@ async def readyz(request: Request, response: Response) -> Readiness:
 @router.get("/version", summary="Which version this is")
 async def get_version() -> Version:
     return Version(version=version("descent"))
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"description": "In Prometheus' text format", "content": {OPENMETRICS: {"schema": {"type": "string"}}}}
+    },
+    summary="Metrics for Prometheus, or in OpenMetrics if it is accepted",
+)
+async def metrics(request: Request) -> Response:
+    """Of the jobs and workers (as the store has them now, whoever asks whichever API process), and of this process.
+
+    Without Redis it answers too, within seconds: `descent_store_up` is then 0, and what the store knows is left out.
+    """
+    state = state_of(request)
+    try:
+        measures = await measure(state.database)
+    except Unavailable:
+        measures = None
+    content, media_type = state.metrics.expose(measures, request.headers.get("accept", ""))
+    return Response(content, media_type=media_type)
 
 
 async def _check(state: State, check: Callable[[State], Awaitable[str]]) -> Check:

@@ -74,7 +74,9 @@ async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     used = UsedModel(
         job_id=stored.job_id, sha256=stored.files["safetensors"]["sha256"], test_accuracy=stored.test_accuracy
     )
-    return PredictAnswer(model=used, predictions=predictions, latency_ms=round((time.perf_counter() - began) * 1000, 2))
+    seconds = time.perf_counter() - began
+    state.metrics.predicted(len(predictions), seconds)
+    return PredictAnswer(model=used, predictions=predictions, latency_ms=round(seconds * 1000, 2))
 
 
 def _predictions(body: PredictRequest, stored: StoredModel, settings: Settings) -> list[Prediction]:

@@ -8,6 +8,7 @@ from celery import Celery
 from fastapi import Path, Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.metrics import Metrics
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
@@ -27,6 +28,7 @@ class State:
     store: JobStore
     sweeps: SweepStore
     celery: Celery
+    metrics: Metrics
 
 
 def known(job_id: str) -> str:

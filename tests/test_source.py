@@ -36,6 +36,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.jobs.store": {"redis"},
     "core.sweep": set(),
     "core.jobs.sweeps": {"redis"},
+    "core.jobs.measures": {"redis"},
     "core.jobs.archive": {"redis"},
     "core.jobs.broker": {"celery", "redis"},
     "worker.run": {"redis", "worker"},

@@ -115,6 +115,8 @@ class Modelled:
     extended: int | None = None
     has_model: bool = False
     has_partial: bool = False
+    queued_ms: int | None = None  # since when it waits
+    totals: Counter[str] = field(default_factory=Counter)  # what ever happened to it
     error: JobError | None = None
     is_unfiled: bool = False
     is_deleted: bool = False
@@ -138,12 +140,16 @@ class Modelled:
         self.lease_end = None
         self.error = error
         self.rung_ms = 0 if status == QUEUED else self.rung_ms
+        self.queued_ms = now if status == QUEUED else None
+        if status in TERMINAL:
+            self.totals[f"finished:{status}:{error.code if error else ''}"] += 1
         self.enter(status)
 
     def take(self, worker: str, now: int) -> None:
         self.token, self.attempt, self.worker = self.token + 1, self.attempt + 1, worker
         self.claimed_ms, self.lease_end = now, now + LEASE_MS
-        self.has_partial = False
+        self.has_partial, self.queued_ms = False, None
+        self.totals["attempts"] += 1
         self.enter(RUNNING)
 
     def finish(self, status: Status, now: int, *, partial: bool) -> None:
@@ -158,16 +164,20 @@ class Modelled:
         self.has_partial |= partial
         if self.status != CANCELLING:
             self.attempt -= 1
-        self.leave({CANCELLING: CANCELLED, PAUSING: PAUSED}.get(self.status, QUEUED), now)
+        self.give_up("given_back", now)
 
-    def lose(self, now: int) -> None:
+    def lose(self, reason: str, now: int) -> None:
         """Its trainer or its worker died."""
         if self.status != CANCELLING and self.attempt == MAX_ATTEMPTS:
             VISITED["lost in every attempt"] += 1
             step = self.last_step if self.points else None
             self.leave(FAILED, now, error=WORKER_LOST.model_copy(update={"step": step}))
         else:
-            self.leave({CANCELLING: CANCELLED, PAUSING: PAUSED}.get(self.status, QUEUED), now)
+            self.give_up(reason, now)
+
+    def give_up(self, reason: str, now: int) -> None:
+        self.totals[f"retried:{reason}"] += self.status == RUNNING
+        self.leave({CANCELLING: CANCELLED, PAUSING: PAUSED}.get(self.status, QUEUED), now)
 
     def begin_anew(self, now: int) -> None:
         VISITED["resumed after every attempt"] += self.attempt == MAX_ATTEMPTS
@@ -447,7 +457,7 @@ class Stories(RuleBasedStateMachine):
         job, claim = self._pick_claim(which)
         answer = self._do(self.store.retry(job.id, claim, WORKER_LOST))
         if not self._is_lost(job, claim, "retry", answer):
-            job.lose(self.now)
+            job.lose("trainer_died", self.now)
             assert answer == job.status
 
     # --- clients -----------------------------------------------------------------------------------------------------
@@ -468,7 +478,7 @@ class Stories(RuleBasedStateMachine):
             VISITED["key of a deleted job"] += known is not None
             job, is_new = self._do(self.store.submit_once(spec, key))
             assert is_new
-            self.jobs.append(Modelled(id=job.id, spec=spec, created_ms=self.now, rung_ms=self.now))
+            self.jobs.append(Modelled(id=job.id, spec=spec, created_ms=self.now, rung_ms=self.now, queued_ms=self.now))
             if key:
                 self.keys[key] = (self.jobs[-1], text)
 
@@ -590,7 +600,7 @@ class Stories(RuleBasedStateMachine):
         assert sorted(self._do(self.store.overdue())) == [job.id for job in late]
         for job in late:
             VISITED["taken from a dead worker"] += 1
-            job.lose(self.now)
+            job.lose("lease_expired", self.now)
             assert self._do(self.store.retry(job.id, None, WORKER_LOST)) == job.status
         for job_id in self._do(self.store.queued()):
             job = next(job for job in self.jobs if job.id == job_id)
@@ -662,6 +672,7 @@ class Stories(RuleBasedStateMachine):
         for job in living:
             check_record(job, self.seen)
         check_sets(living, self.trash, self.seen)
+        check_counts(self.jobs, before, self.seen)
         check_promises(before, self.seen, self.move)
         for job in self.jobs:
             if job.is_deleted:
@@ -696,6 +707,16 @@ def check_sets(living: list[Modelled], trash: set[str], seen: Seen) -> None:
         assert {name for name, _ in seen.get(f"descent:models:{ranking}", [])} == {
             job.id for job in living if job.has_model
         }
+
+
+def check_counts(jobs: list[Modelled], before: Seen, seen: Seen) -> None:
+    """What /metrics tells: how many jobs are where, since when they wait, and what ever happened, also to deleted ones."""
+    counts = {status: int(number) for status, number in seen["descent:counts"].items() if number != "0"}
+    assert counts == Counter(job.status for job in jobs if not job.is_deleted)
+    assert dict(seen.get("descent:waiting", [])) == {job.id: job.queued_ms for job in jobs if job.status == QUEUED}
+    totals = Counter({name: int(number) for name, number in seen["descent:totals"].items()})
+    assert totals == sum((job.totals for job in jobs), Counter(submitted=len(jobs)))
+    assert all(totals[name] >= int(number) for name, number in before.get("descent:totals", {}).items())
 
 
 def check_promises(before: Seen, seen: Seen, wish: str) -> None:

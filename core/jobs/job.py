@@ -72,8 +72,13 @@ class ModelInfo(_Frozen):
     size_bytes: int | None = None
 
 
+ERROR_CODES = (
+    "diverged", "out_of_memory", "worker_lost", "max_runtime", "dataset_unavailable", "device_unavailable", "internal",
+)  # fmt: skip
+
+
 class JobError(_Frozen):
-    """Why a job failed; `code` is one of the words in the README."""
+    """Why a job failed; `code` is one of ERROR_CODES, which the README explains."""
 
     code: str
     message: str

@@ -10,7 +10,9 @@
 -- A sweep is the hash descent:sweep:<id> with the list :jobs, and may limit how many of them run at a time: then :active has
 -- those in the queue or in a worker's hands, and :held the rest, queued for clients but in no queue. :rung:<n> ranks runs.
 -- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
--- jobs whose files are to go); descent:released are jobs whose message is to be sent. All times are the server's own, in milliseconds.
+-- jobs whose files are to go); descent:released are jobs whose message is to be sent.
+-- For /metrics (measures.lua): descent:counts (status -> jobs), descent:waiting (id -> since when it is in the queue), and
+-- descent:totals, which count what ever happened and never go back. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
 
 local time = redis.call('TIME')
@@ -29,7 +31,16 @@ local function sweep_key(id) return 'descent:sweep:' .. id end
 
 local function status_of(id) return redis.call('HGET', key(id), 'status') end
 
+-- one job less in a status, one more in another; either may be nil or false
+local function count_as(before, after)
+  if before then redis.call('HINCRBY', 'descent:counts', before, -1) end
+  if after then redis.call('HINCRBY', 'descent:counts', after, 1) end
+end
+
+local function tally(event) redis.call('HINCRBY', 'descent:totals', event, 1) end
+
 local function enter(id, status, worker)
+  count_as(status_of(id), status)
   redis.call('HSET', key(id), 'status', status, 'updated_ms', now)
   local entry = {status = status, at_ms = now}
   if worker then entry.worker = worker end
@@ -42,9 +53,14 @@ local function is_held(id, token)
   return record[2] == token and HELD[record[1]]
 end
 
+local function unqueue(id)
+  redis.call('ZREM', 'descent:queued', id)
+  redis.call('ZREM', 'descent:waiting', id)
+end
+
 -- out of the queue, or out of a worker's hands; the time it ran counts for its limit
 local function leave(id)
-  redis.call('ZREM', 'descent:queued', id)
+  unqueue(id)
   if redis.call('ZREM', 'descent:running', id) == 1 then
     redis.call('HINCRBY', key(id), 'ran_ms', now - redis.call('HGET', key(id), 'claimed_ms'))
   end
@@ -68,6 +84,7 @@ local function enqueue(id)
     redis.call('SADD', sweep .. ':active', id)
   end
   redis.call('ZADD', 'descent:queued', redis.call('HGET', key(id), 'created_ms'), id)
+  redis.call('ZADD', 'descent:waiting', now, id)
 end
 
 -- its place in its sweep is free: the next one's turn
@@ -88,6 +105,7 @@ local function end_with(id, status, error_json)
   leave(id)
   redis.call('HSET', key(id), 'finished_ms', now)
   if error_json then redis.call('HSET', key(id), 'error', error_json) end
+  tally('finished:' .. status .. ':' .. (error_json and cjson.decode(error_json).code or ''))
   enter(id, status)
   release(id)
 end
@@ -137,6 +155,7 @@ local function create(id, sweep, spec, spec_hash, total_steps, optimizer)
   if sweep then redis.call('HSET', key(id), 'sweep', sweep) end
   redis.call('ZADD', 'descent:jobs', 0, id)
   enqueue(id)
+  tally('submitted')
   enter(id, 'queued')
   redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
 end
@@ -182,10 +201,11 @@ function moves.claim(id, worker, lease_ms)
     if record[1] ~= 'queued' or not redis.call('ZSCORE', 'descent:queued', id) then return {} end
     redis.call('HINCRBY', key(id), 'token', 1)
     redis.call('HINCRBY', key(id), 'attempt', 1)
+    tally('attempts')
     redis.call('HSET', key(id), 'worker', worker, 'claimed_ms', now)
     redis.call('HSETNX', key(id), 'started_ms', now)
     redis.call('HDEL', key(id), 'partial')
-    redis.call('ZREM', 'descent:queued', id)
+    unqueue(id)
     redis.call('ZADD', 'descent:running', now + lease_ms, id)
     enter(id, 'running', worker)
   end
@@ -289,7 +309,12 @@ function moves.stop(id, token, partial)
     return 'cancelled'
   end
   redis.call('HINCRBY', key(id), 'attempt', -1)
-  if status == 'pausing' then set_aside(id) else back_to_queue(id) end
+  if status == 'pausing' then
+    set_aside(id)
+  else
+    tally('retried:given_back')
+    back_to_queue(id)
+  end
   return status_of(id)
 end
 
@@ -313,6 +338,7 @@ function moves.retry(id, token, max_attempts, error_json)
   elseif status == 'pausing' then
     set_aside(id)
   else
+    tally(token ~= '' and 'retried:trainer_died' or 'retried:lease_expired')
     back_to_queue(id)
   end
   return status_of(id)
@@ -383,6 +409,7 @@ function moves.delete(id)
   end
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
+  count_as(status, nil)
   redis.call('DEL', key(id), key(id) .. ':loss', key(id) .. ':epochs', key(id) .. ':transitions')
   return status
 end
@@ -471,6 +498,7 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   end
   local record = cjson.decode(record_json)
   for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end
+  count_as(nil, record.status)
   for _, text in ipairs(cjson.decode(transitions_json)) do redis.call('RPUSH', key(id) .. ':transitions', text) end
   for _, text in ipairs(cjson.decode(epochs_json)) do redis.call('RPUSH', key(id) .. ':epochs', text) end
   if redis.call('EXISTS', restoring) == 1 then redis.call('RENAME', restoring, key(id) .. ':loss') end
