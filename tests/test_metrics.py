@@ -202,8 +202,12 @@ def test_jobs_that_come_back_from_their_files_are_counted_but_did_not_happen_aga
         for raw in raws:
             assert raw
             assert await store.restore(dataclasses.replace(raw, job_id=new_job_id()), []) == "restored"
+        counts = await database.redis.hgetall(
+            "descent:counts"
+        )  # as the moves left them, before a scrape could mend them
         seen = await measure(database)
         assert standing(seen) == {"queued": 2, "paused": 1, "cancelled": 2}
+        assert {status: int(jobs) for status, jobs in counts.items() if jobs != "0"} == standing(seen)
         assert (seen.queued, seen.submitted) == (2, 0)
 
     with_database(use)
@@ -240,8 +244,11 @@ def test_a_database_of_before_there_were_counts_is_counted_once(with_database: W
 def test_the_workers_that_are_alive_are_counted_by_device(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
         store = JobStore(database)
-        for worker, device, alive_s in (("a", "cpu", 30), ("b", "cpu", 30), ("c", "gpu:0", 30), ("d", "gpu:1", 0)):
-            await store.announce(worker, alive_s=alive_s, info={"device": device, "threads": 1})
+        for worker, device in (("a", "cpu"), ("b", "cpu"), ("c", "gpu:0"), ("d", "gpu:1")):
+            await store.announce(worker, alive_s=30, info={"device": device, "threads": 1})
+        await database.redis.zadd(
+            "descent:workers", {"d": 1}
+        )  # silent for long, and nobody has announced himself since
         assert (await measure(database)).workers == {("cpu",): 2, ("gpu:0",): 1}
 
     with_database(use)
