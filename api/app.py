@@ -1,5 +1,6 @@
 """The application: routes, error rendering, request ids and times. `descent api` serves it."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -12,11 +13,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, events, history, jobs, ops, predict, problem_pages, problems, sweeps
+from api import catalogue, events, guard, history, jobs, ops, predict, problem_pages, problems, sweeps
+from api.guard import Guard
+from api.headers import complete
 from api.metrics import Metrics
 from api.state import State
+from core.errors import StackError
 from core.jobs import broker
 from core.jobs.database import connect
+from core.jobs.keys import KeyStore, refuse_without_keys
+from core.jobs.owners import Limits
 from core.jobs.store import JobStore
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings, configure_logging, read_settings
@@ -34,11 +40,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.store_url) as database:
             celery = broker.make_celery(settings.store_url)
+            limits = Limits(most_live=settings.most_live, most_queued=settings.most_queued)
             app.state.shared = State(
                 settings=settings,
                 database=database,
-                store=JobStore(database),
-                sweeps=SweepStore(database),
+                store=JobStore(database, limits),
+                sweeps=SweepStore(database, limits),
+                keys=KeyStore(database),
                 celery=celery,
                 metrics=metrics,
             )
@@ -55,12 +63,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (jobs, sweeps, history, events, predict, catalogue, ops, problem_pages):
         app.include_router(module.router)
     problems.install(app)
+    app.add_middleware(Guard, settings=settings)
     app.add_middleware(Requests, metrics=metrics)
-    _document_problems(app)
+    _document_problems(app, needs_key=settings.keys_required)
     return app
 
 
-def _document_problems(app: FastAPI) -> None:
+def _document_problems(app: FastAPI, *, needs_key: bool) -> None:
     """Put the problem's schema into the OpenAPI document, in the place of FastAPI's own validation errors."""
     generate = app.openapi
 
@@ -77,13 +86,14 @@ def _document_problems(app: FastAPI) -> None:
                     operation["responses"]["422"] = {"description": "Not valid", "content": content}
         model = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= model.pop("$defs") | {"Problem": model}
+        guard.document(document, needs_key=needs_key)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 class Requests:
-    """Give each request an id, send it back as `X-Request-Id`, time it, and log what is not mere looking."""
+    """Give each request an id and the headers of all answers, time it, and log what is not mere looking."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -105,6 +115,7 @@ class Requests:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                complete(message["headers"], scope["path"])
                 answered(message["status"])
             await send(message)
 
@@ -119,6 +130,7 @@ class Requests:
 def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> None:
     level = logging.INFO if scope["method"] != "GET" or status >= 400 else logging.DEBUG
     route = getattr(scope.get("route"), "path", None)
+    caller = scope["state"].get("caller")
     log.log(
         level,
         "request",
@@ -127,17 +139,20 @@ def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> N
             "route": route,
             "status": status,
             "request_id": request_id,
+            "owner": caller and caller.owner,
             "ms": round(seconds * 1000, 1),
         },
     )
 
 
 def main() -> None:
-    """Serve the API in the foreground until SIGTERM or SIGINT."""
+    """Serve the API in the foreground until SIGTERM or SIGINT. Raises StackError when keys are required and there are none."""
     import uvicorn
 
     settings = read_settings()
     app = create_app(settings)
+    if settings.keys_required:
+        asyncio.run(refuse_without_keys(settings.store_url, settings.host))
     uvicorn.run(
         app,
         host=settings.host,
@@ -145,9 +160,13 @@ def main() -> None:
         loop="asyncio",  # under uvloop redis-py does not notice that a connection was cut (docs/decisions.md)
         log_config=None,
         access_log=False,
+        server_header=False,
         timeout_graceful_shutdown=5,
     )
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StackError as refused:
+        raise SystemExit(f"descent: {refused}") from None

@@ -26,6 +26,18 @@ ABOUT = {
         "The body is not one strict JSON value in UTF-8: NaN, a key twice, a lone surrogate or cut text. Send valid JSON.",
         "请求体不是严格的 UTF-8 JSON：可能含 NaN、重复的键、孤立的代理字符或被截断。请发送合法的 JSON。",
     ),
+    "unauthorized": About(
+        401,
+        "This server needs a key: `Authorization: Bearer dsc_...`, one such header. Whoever runs it makes one with "
+        "`descent keys create NAME`; a key that was revoked works no more.",
+        "此服务器需要密钥：请发送一个 Authorization: Bearer dsc_... 头。"
+        "管理员用 descent keys create 创建密钥；已撤销的密钥不再有效。",
+    ),
+    "cross-site": About(
+        403,
+        "A browser sent this for a page of another site, and such pages may change nothing here. Programs are not concerned.",
+        "浏览器代表其他网站的页面发送了该请求，这类页面不得在此做任何更改。程序直接调用不受影响。",
+    ),
     "not-found": About(
         404,
         "There is no such job, model or path. A deleted job is gone for good; GET /jobs lists those there are.",
@@ -56,6 +68,11 @@ ABOUT = {
         "The body must be sent as `Content-Type: application/json`.",
         "请求体必须以 Content-Type: application/json 发送。",
     ),
+    "foreign-host": About(
+        421,
+        "The Host header names a server that this one is not. Use its address, or add the name to DESCENT_ALLOWED_HOSTS.",
+        "Host 头指向的不是本服务器。请使用其地址，或把该名称加入 DESCENT_ALLOWED_HOSTS。",
+    ),
     "validation-error": About(
         422,
         "The request is well-formed and wrong. `errors` names each place, what is allowed there, and what you may have meant.",
@@ -65,6 +82,21 @@ ABOUT = {
         422,
         "This Idempotency-Key was used for another request within a day. Use a new key for a new request.",
         "该 Idempotency-Key 一天内已用于另一个请求。新请求请使用新的键。",
+    ),
+    "rate-limited": About(
+        429,
+        "This key sends more requests of this kind than it may. Wait `Retry-After` seconds; poll less often, or use a stream.",
+        "该密钥发送此类请求过于频繁。请等待 Retry-After 秒；降低轮询频率，或改用事件流。",
+    ),
+    "queue-full": About(
+        429,
+        "As many jobs wait as may, of yours or of all. Let some end or cancel some, and try again after `Retry-After` seconds.",
+        "等待中的任务已达上限（您的或全部的）。请等待部分任务结束或取消一些，并在 Retry-After 秒后重试。",
+    ),
+    "headers-too-large": About(
+        431,
+        "The request has more than 100 headers, or more than 32 KiB of them.",
+        "请求头超过 100 个，或总长超过 32 KiB。",
     ),
     "internal": About(
         500,

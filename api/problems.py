@@ -11,8 +11,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from api.headers import complete
 from core.catalogue import CLIP_CLASSES, OPTIMIZER_CLASSES, OPTIMIZERS, RATE_TAGS, SCHEDULE_CLASSES, nearest
-from core.errors import DescentError, FieldProblem, InvalidRequest
+from core.errors import DescentError, FieldProblem, InvalidRequest, Unauthorized
 from core.sweep import RateRange
 
 MOST_PROBLEMS = 10
@@ -60,17 +61,20 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Render every error of the application as a problem."""
-    app.add_exception_handler(DescentError, _of_ours)
+    app.add_exception_handler(DescentError, answer_to)
     app.add_exception_handler(HTTPException, _of_framework)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(Exception, _of_bug)
 
 
-def _of_ours(request: Request, error: Exception) -> Response:
+def answer_to(request: Request, error: Exception) -> Response:
+    """An error of ours as a client sees it."""
     assert isinstance(error, DescentError)
     if error.status >= 500:
         log.error("request failed", extra={"request_id": _request_id(request), "reason": repr(error)})
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="descent"'
     problems = error.problems if isinstance(error, InvalidRequest) else ()
     return _render(request, error.status, error.code, error.title, str(error), problems, headers)
 
@@ -86,12 +90,14 @@ def _of_framework(request: Request, error: Exception) -> Response:
 def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [_field_problem(request, item) for item in error.errors()[:MOST_PROBLEMS]]
-    return _of_ours(request, InvalidRequest(*problems))
+    return answer_to(request, InvalidRequest(*problems))
 
 
 def _of_bug(request: Request, error: Exception) -> Response:
     log.error("unforeseen error", extra={"request_id": _request_id(request)}, exc_info=error)
-    return _of_ours(request, DescentError("this is a bug; the server's log has it under the request id"))
+    answer = answer_to(request, DescentError("this is a bug; the server's log has it under the request id"))
+    complete(answer.raw_headers, request.scope["path"])  # it leaves outside of everything that would do so
+    return answer
 
 
 def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
@@ -170,7 +176,7 @@ def _render(
         "title": title,
         "status": status,
         "detail": printable(detail)[:500],
-        "instance": printable(request.url.path)[:200],
+        "instance": printable(request.scope["path"])[:200],
         "code": code,
         "request_id": _request_id(request),
     }

@@ -1,7 +1,7 @@
 """What the routes share: built once when the API starts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar, cast
 
 from celery import Celery
@@ -12,6 +12,8 @@ from api.metrics import Metrics
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
+from core.jobs.keys import KeyStore
+from core.jobs.owners import ANYBODY, Caller
 from core.jobs.store import JobStore, StoredModel
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings
@@ -23,12 +25,16 @@ JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
 
 @dataclass(frozen=True, kw_only=True)
 class State:
+    """As a route gets it, the stores show the caller's own alone, and make what is made the caller's."""
+
     settings: Settings
     database: Database
     store: JobStore
     sweeps: SweepStore
+    keys: KeyStore
     celery: Celery
     metrics: Metrics
+    caller: Caller = ANYBODY
 
 
 def known(job_id: str) -> str:
@@ -54,4 +60,9 @@ async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]
 
 
 def state_of(request: Request) -> State:
-    return cast(State, request.app.state.shared)
+    """What the routes share, as the caller may see it."""
+    shared = cast(State, request.app.state.shared)
+    caller: Caller | None = request.scope["state"].get("caller")
+    if caller is None:
+        return shared
+    return replace(shared, caller=caller, store=shared.store.of(caller), sweeps=shared.sweeps.of(caller))

@@ -4,10 +4,11 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,11 +17,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core.errors import DescentError, Unavailable
 from core.settings import Settings, read_settings
 
+if TYPE_CHECKING:
+    from core.jobs.keys import KeyStore
+
+T = TypeVar("T")
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help="Training as a service."
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data_app, name="data")
+keys_app = typer.Typer(no_args_is_help=True, help="Keys: who may use the server.")
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:
@@ -42,11 +50,12 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
     workers: Annotated[int | None, typer.Option(help="Jobs trained at a time.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Ask for no key, wherever it listens.")] = False,
 ) -> None:
     """Run the server in the foreground: embedded Redis, API, workers. Ctrl-C stops all."""
     from client import stack
 
-    stack.serve(_settings(port=port, home=home, workers=workers), typer.echo)
+    stack.serve(_settings(port=port, home=home, workers=workers, insecure=insecure or None), typer.echo)
 
 
 @app.command()
@@ -180,6 +189,72 @@ def reindex() -> None:
         typer.echo(f"{job_id} {what}")
     restored = sum(what == "restored" for what in outcome.values())
     typer.secho(f"{restored} of {len(outcome)} restored", err=True)
+
+
+@keys_app.command("create")
+def create_key(
+    owner: Annotated[str, typer.Argument(help="Whose jobs it will see. An owner may have several keys.")],
+    admin: Annotated[bool, typer.Option("--admin", help="It sees everybody's jobs.")] = False,
+) -> None:
+    """Make a key and print it. It cannot be shown again."""
+    key, text = _with_keys(lambda keys: keys.create(owner, admin=admin))
+    typer.echo(text)
+    typer.secho(f"key {key.id} of {key.owner}: keep it, it is not shown again", err=True)
+
+
+@keys_app.command("list")
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
+    """List the keys: id, owner, when each was made and last used (to a minute)."""
+    rows = [
+        {
+            "id": key.id,
+            "owner": key.owner,
+            "admin": key.admin,
+            "created_at": _at(key.created_at),
+            "used_at": _at(key.used_at),
+        }
+        for key in _with_keys(lambda keys: keys.all())
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        kind = "admin" if row["admin"] else "user"
+        typer.echo(
+            f"{row['id']}  {row['owner']:<20} {kind:<6} made {row['created_at']}  used {row['used_at'] or 'never'}"
+        )
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Its id, as `list` shows it: the middle part of the key.")],
+) -> None:
+    """Make a key worthless, within some seconds. Its owner's jobs stay."""
+
+    async def revoke(keys: "KeyStore") -> bool:
+        await keys.revoke(key_id)
+        return await keys.exist()
+
+    are_left = _with_keys(revoke)
+    typer.secho(f"key {key_id} is revoked" + ("" if are_left else "; it was the last one"), err=True)
+
+
+def _with_keys(use: "Callable[[KeyStore], Awaitable[T]]") -> T:
+    from core.jobs.database import connect
+    from core.jobs.keys import KeyStore
+
+    settings = _settings()
+
+    async def connected() -> T:
+        async with connect(settings.store_url) as database:
+            return await use(KeyStore(database))
+
+    with _database(settings):
+        return asyncio.run(connected())
+
+
+def _at(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else None
 
 
 @contextmanager

@@ -22,9 +22,10 @@ class ApiError(Exception):
 class Client:
     """Talks to one server. Use it in a `with` block."""
 
-    def __init__(self, url: str, *, timeout_s: float = 30, trust_env: bool = True) -> None:
-        """`trust_env`: whether a proxy named in the environment is used."""
-        self._http = httpx2.Client(base_url=url, timeout=timeout_s, trust_env=trust_env)
+    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30, trust_env: bool = True) -> None:
+        """`key`: where the server needs one. `trust_env`: whether a proxy named in the environment is used."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=trust_env)
 
     def __enter__(self) -> Self:
         return self

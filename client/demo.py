@@ -57,6 +57,7 @@ def _private(settings: Settings) -> Iterator[Settings]:
     """Settings of a stack of our own: a free port, a home that is gone afterwards, the data sets of the real one."""
     with tempfile.TemporaryDirectory(prefix="demo-", dir=settings.home) as home:
         changes = {"home": Path(home), "port": 0, "host": "127.0.0.1", "cache": settings.cache_dir, "redis_url": None}
+        changes |= {"require_keys": False}
         yield settings.model_copy(update=changes)
 
 

@@ -1,5 +1,6 @@
 """`descent up`: the embedded server, the API and the workers as children of one process, started and stopped together."""
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -14,7 +15,8 @@ import httpx2
 from client.processes import Child
 from client.redis_server import RedisServer
 from core.errors import StackError
-from core.settings import Settings
+from core.jobs.keys import refuse_without_keys
+from core.settings import Settings, is_loopback
 
 _READY_LIMIT_S = 60
 _RESTART_PAUSE_S = 1.0
@@ -48,10 +50,14 @@ class Stack:
             if self._server:
                 self._children["redis"] = self._server.start()
             say(f"  redis    {_without_password(settings.redis_url) if settings.redis_url else settings.socket}")
+            if settings.keys_required:
+                asyncio.run(refuse_without_keys(settings.store_url, settings.host))
             for name in self._names():
                 self._children[name] = self._spawn(name)
             self._await_ready()
             say(f"  api      {self.url}  (docs: {self.url}/docs)")
+            if not settings.keys_required and not is_loopback(settings.host):
+                say("           no keys are asked for: whoever reaches this port can use it")
             for name in self._names()[1:]:
                 say(f"  {name} {settings.device}, {settings.threads_per_trainer} threads")
         except BaseException:
@@ -145,8 +151,9 @@ def serve(settings: Settings, say: Say) -> None:
     """Run a stack until SIGINT, SIGTERM or SIGHUP."""
     with contextlib.suppress(KeyboardInterrupt), running(settings, say) as stack:
         say(f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\nTry:")
+        key = "-H 'Authorization: Bearer dsc_...' " if settings.keys_required else ""
         say(
-            f"  curl -s {stack.url}/jobs -H 'Content-Type: application/json' "
+            f"  curl -s {stack.url}/jobs {key}-H 'Content-Type: application/json' "
             '-d \'{"optimizer": "adam", "learning_rate": 0.001, "epochs": 1}\''
         )
         try:

@@ -7,6 +7,12 @@
     ├── NotFound              404  no such job or model
     ├── ModelNotReady         409  the job has no model (yet)
     ├── JobNotTerminal        409  the job has not ended, and what was asked needs that
+    ├── Unauthorized          401  no key, or not a valid one
+    ├── CrossSite             403  a page of another site asked for a change
+    ├── ForeignHost           421  the Host header names another server
+    ├── HeadersTooLarge       431  too many headers, or too long ones
+    ├── RateLimited           429  a key asks too often
+    ├── QueueFull             429  as many jobs wait as may
     ├── Unavailable           503  Redis cannot be reached or does not take writes
     ├── ArtifactCorrupt       500  a stored file does not match its digest
     ├── StackError            500  the server cannot be started or stopped (command line only)
@@ -88,6 +94,44 @@ class JobNotTerminal(DescentError):
     code = "job-not-terminal"
     status = 409
     title = "The job has not ended"
+
+
+class Unauthorized(DescentError):
+    code = "unauthorized"
+    status = 401
+    title = "A key is needed"
+
+
+class CrossSite(DescentError):
+    code = "cross-site"
+    status = 403
+    title = "The request comes from another site"
+
+
+class ForeignHost(DescentError):
+    code = "foreign-host"
+    status = 421
+    title = "The Host header names another server"
+
+
+class HeadersTooLarge(DescentError):
+    code = "headers-too-large"
+    status = 431
+    title = "The headers are too many or too long"
+
+
+class RateLimited(DescentError):
+    code = "rate-limited"
+    status = 429
+    title = "Too many requests"
+    retry_after_s = 1
+
+
+class QueueFull(DescentError):
+    code = "queue-full"
+    status = 429
+    title = "Too many jobs are waiting"
+    retry_after_s = 30
 
 
 class Unavailable(DescentError):

@@ -1,6 +1,7 @@
 """The settings: every knob of the server in one place, read from `DESCENT_...` variables; and the logging set-up."""
 
 import hashlib
+import ipaddress
 import logging.config
 import os
 import tempfile
@@ -26,6 +27,22 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    insecure: bool = Field(False, description="Ask for no key, also where others may reach the port.")
+    require_keys: bool = Field(
+        False, description="Ask for keys on a loopback address as well: for a server behind a reverse proxy."
+    )
+    allowed_hosts: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9*._:, -]+$",
+        description="Further names in `Host` headers, with commas: `descent.example.org,*.lab.example`; `*` is any.",
+    )
+    submit_rate: float = Field(
+        10, ge=0, description="Changes (`POST /jobs`, cancel, ...) a second for each key; 0: no limit."
+    )
+    poll_rate: float = Field(200, ge=0, description="Reads a second for each key; 0: no limit.")
+    predict_rate: float = Field(50, ge=0, description="Predictions a second for each key; 0: no limit.")
+    most_live: int = Field(1000, ge=1, description="Jobs of one owner that have not ended; more are refused.")
+    most_queued: int = Field(20_000, ge=1, description="Jobs in the queue, of all together; more are refused.")
     home: AbsolutePath = Field(
         Path(".descent"), validate_default=True, description="Everything the server keeps: database, jobs, cache, logs."
     )
@@ -69,6 +86,17 @@ class Settings(BaseSettings):
         if self.lease_s < 3 * self.beat_s:
             raise ValueError("DESCENT_LEASE_S must be at least three times DESCENT_BEAT_S")
         return self
+
+    @model_validator(mode="after")
+    def _is_secure_or_not(self) -> "Settings":
+        if self.insecure and self.require_keys:
+            raise ValueError("DESCENT_INSECURE and DESCENT_REQUIRE_KEYS contradict each other")
+        return self
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a request needs a key: where others than this machine may reach the port, unless told otherwise."""
+        return not self.insecure and (self.require_keys or not is_loopback(self.host))
 
     @property
     def cache_dir(self) -> Path:
@@ -120,6 +148,14 @@ def read_settings(**overrides: object) -> Settings:
         ]
         lines = [f"{place}{e['msg'].removeprefix('Value error, ')}" for place, e in places]
         raise StackError("; ".join(lines)) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there. A name other than localhost could be any address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def available_cores() -> int:

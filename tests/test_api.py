@@ -146,7 +146,7 @@ def test_a_length_that_lies_does_not_hang(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
-            b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{}"
+            b"POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{}"
         )
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(4096):
@@ -310,7 +310,8 @@ def test_damaged_weights_are_never_used(http: httpx2.Client, server: Server, tra
 
 
 def test_without_redis_a_job_is_refused_for_now_and_not_lost_later() -> None:
-    with TestClient(create_app(Settings(redis_url="unix:///nowhere/redis.sock"))) as http:
+    app = create_app(Settings(redis_url="unix:///nowhere/redis.sock"))
+    with TestClient(app, base_url="http://127.0.0.1") as http:
         answer = http.post("/jobs", json=GOOD)
         assert (answer.status_code, answer.headers["retry-after"], answer.json()["code"]) == (503, "5", "unavailable")
         assert http.get("/readyz").status_code == 503

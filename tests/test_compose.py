@@ -134,6 +134,19 @@ def test_only_the_api_is_published_and_only_on_this_machine() -> None:
     assert compose(DESCENT_PORT="8001")["services"]["api"]["ports"] == ["127.0.0.1:8001:8000"]
 
 
+def test_keys_are_off_only_while_the_port_is_published_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image alone asks for keys, and so do the services when told to; else what is published says that none are needed."""
+    for name, value in image_variables().items():
+        monkeypatch.setenv(name, value)
+    assert Settings().keys_required
+    for insecure, required in (("1", False), ("0", True)):
+        for name, value in compose(DESCENT_INSECURE=insecure)["services"]["api"]["environment"].items():
+            monkeypatch.setenv(name, value or "")
+        assert Settings().keys_required is required
+    assert service("api")["environment"]["DESCENT_INSECURE"] == "1"
+    assert all(port.startswith("127.0.0.1:") for port in service("api")["ports"])
+
+
 def test_redis_keeps_every_write_and_drops_no_job() -> None:
     command = service("redis")["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))

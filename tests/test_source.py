@@ -33,6 +33,8 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.jobs.artifacts": set(),
     "core.jobs.spool": set(),
     "core.jobs.database": {"redis"},
+    "core.jobs.owners": {"redis"},
+    "core.jobs.keys": {"redis"},
     "core.jobs.store": {"redis"},
     "core.sweep": set(),
     "core.jobs.sweeps": {"redis"},

@@ -30,6 +30,7 @@ from client.redis_server import RedisServer
 from core.errors import JobNotTerminal, KeyReused, NotFound
 from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
+from core.jobs.owners import Caller
 from core.jobs.store import MAX_ATTEMPTS, MOVES, Claim, JobStore, RawJob, to_json
 from core.settings import Settings
 from core.spec import JobSpec
@@ -99,6 +100,7 @@ class Modelled:
 
     id: str
     spec: JobSpec
+    owner: str
     created_ms: int
     rung_ms: int
     status: Status = QUEUED
@@ -186,7 +188,8 @@ class Modelled:
 
     def expected(self) -> Seen:
         """Its record, as far as the model knows it."""
-        return {
+        owner = {"owner": self.owner} if self.owner else {}
+        return owner | {
             "status": self.status,
             "token": str(self.token),
             "attempt": str(self.attempt),
@@ -464,21 +467,26 @@ class Stories(RuleBasedStateMachine):
 
     @happens(key=st.sampled_from(["a", None]), epochs=st.sampled_from([1, 2]))
     def submit(self, key: str | None, epochs: int) -> None:
+        """Who has a key names what it asks for; the others do not."""
         spec = SPEC.model_copy(update={"epochs": epochs})
         text = spec.model_dump_json()
+        owner = "ann" if key else ""
+        store = self.store.of(Caller(owner=owner))
         known = self.keys.get(key or "")
         if known and not known[0].is_deleted:
             VISITED["known key" if known[1] == text else "reused key"] += 1
             if known[1] == text:
-                job, is_new = self._do(self.store.submit_once(spec, key))
+                job, is_new = self._do(store.submit_once(spec, key))
                 assert (job.id, is_new) == (known[0].id, False)
             else:
-                self._refused(KeyReused, self.store.submit_once(spec, key))
+                self._refused(KeyReused, store.submit_once(spec, key))
         elif sum(not job.is_deleted for job in self.jobs) < MOST_JOBS:
             VISITED["key of a deleted job"] += known is not None
-            job, is_new = self._do(self.store.submit_once(spec, key))
+            job, is_new = self._do(store.submit_once(spec, key))
             assert is_new
-            self.jobs.append(Modelled(id=job.id, spec=spec, created_ms=self.now, rung_ms=self.now, queued_ms=self.now))
+            self.jobs.append(
+                Modelled(id=job.id, spec=spec, owner=owner, created_ms=self.now, rung_ms=self.now, queued_ms=self.now)
+            )
             if key:
                 self.keys[key] = (self.jobs[-1], text)
 
@@ -707,6 +715,16 @@ def check_sets(living: list[Modelled], trash: set[str], seen: Seen) -> None:
         assert {name for name, _ in seen.get(f"descent:models:{ranking}", [])} == {
             job.id for job in living if job.has_model
         }
+    check_own([job for job in living if job.owner == "ann"], seen)
+
+
+def check_own(jobs: list[Modelled], seen: Seen) -> None:
+    """The sets of one owner's jobs."""
+    assert [name for name, _ in seen.get("descent:jobs:ann", [])] == [job.id for job in jobs]
+    assert set(seen.get("descent:live:ann", [])) == {job.id for job in jobs if job.status not in TERMINAL}
+    for ranking in ("latest", "best"):
+        ranked = {name for name, _ in seen.get(f"descent:models:{ranking}:ann", [])}
+        assert ranked == {job.id for job in jobs if job.has_model}
 
 
 def check_counts(jobs: list[Modelled], before: Seen, seen: Seen) -> None:

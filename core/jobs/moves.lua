@@ -7,6 +7,8 @@
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:queued (id -> created), descent:running (id -> end of
 -- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, and two rankings for /predict.
+-- A job or sweep may have an owner. Then it is also in descent:jobs:<owner> or descent:sweeps:<owner>, a job in the owner's rankings,
+-- and, until it ends, in descent:live:<owner>.
 -- A sweep is the hash descent:sweep:<id> with the list :jobs, and may limit how many of them run at a time: then :active has
 -- those in the queue or in a worker's hands, and :held the rest, queued for clients but in no queue. :rung:<n> ranks runs.
 -- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
@@ -39,6 +41,25 @@ end
 
 local function tally(event) redis.call('HINCRBY', 'descent:totals', event, 1) end
 
+-- the names of a set that lists jobs or sweeps: everybody's, and that of the record's owner if it has one
+local function everybodys_and_own(set, record)
+  local owner = redis.call('HGET', record, 'owner')
+  return owner and {set, set .. ':' .. owner} or {set}
+end
+
+local function list(set, id, record)
+  for _, name in ipairs(everybodys_and_own(set, record)) do redis.call('ZADD', name, 0, id) end
+end
+
+local function unlist(set, id, record)
+  for _, name in ipairs(everybodys_and_own(set, record)) do redis.call('ZREM', name, id) end
+end
+
+local function count_as_live(id, status)
+  local owner = redis.call('HGET', key(id), 'owner')
+  if owner then redis.call(TERMINAL[status] and 'SREM' or 'SADD', 'descent:live:' .. owner, id) end
+end
+
 local function enter(id, status, worker)
   count_as(status_of(id), status)
   redis.call('HSET', key(id), 'status', status, 'updated_ms', now)
@@ -46,6 +67,7 @@ local function enter(id, status, worker)
   if worker then entry.worker = worker end
   redis.call('RPUSH', key(id) .. ':transitions', cjson.encode(entry))
   redis.call('SADD', 'descent:unfiled', id)
+  count_as_live(id, status)
 end
 
 local function is_held(id, token)
@@ -129,9 +151,17 @@ local function is_nearly_full()
   return limit > 0 and tonumber(memory:match('used_memory:(%d+)')) > FULL * limit
 end
 
+-- why so many jobs more are refused, or nothing. by: {owner, most_live (of the owner), most_queued (of all)}
+local function refusal(by, count)
+  if is_nearly_full() then return 'full' end
+  if redis.call('ZCARD', 'descent:queued') + count > by.most_queued then return 'long' end
+  if by.owner ~= '' and redis.call('SCARD', 'descent:live:' .. by.owner) + count > by.most_live then return 'crowded' end
+end
+
 local function rank(id, accuracy, at_ms)
-  redis.call('ZADD', 'descent:models:latest', at_ms, id)
-  redis.call('ZADD', 'descent:models:best', accuracy, id)
+  for ranking, score in pairs({latest = at_ms, best = accuracy}) do
+    for _, name in ipairs(everybodys_and_own('descent:models:' .. ranking, key(id))) do redis.call('ZADD', name, score, id) end
+  end
 end
 
 -- what a client's idempotency key named within a day: {known | reused, id}, or nothing. body is a digest of what is asked for
@@ -149,46 +179,51 @@ local function give_name(idempotency_key, id, body)
   redis.call('PEXPIRE', 'descent:idempotency:' .. idempotency_key, DAY_MS)
 end
 
-local function create(id, sweep, spec, spec_hash, total_steps, optimizer)
+local function create(id, owner, sweep, spec, spec_hash, total_steps, optimizer)
   redis.call('HSET', key(id), 'spec', spec, 'spec_hash', spec_hash, 'total_steps', total_steps, 'optimizer', optimizer,
     'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
   if sweep then redis.call('HSET', key(id), 'sweep', sweep) end
-  redis.call('ZADD', 'descent:jobs', 0, id)
+  if owner ~= '' then redis.call('HSET', key(id), 'owner', owner) end
+  list('descent:jobs', id, key(id))
   enqueue(id)
   tally('submitted')
   enter(id, 'queued')
   redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
 end
 
--- submit id spec spec_hash total_steps optimizer key body: store a new job, once. key and body are '' or digests: of the
--- client's idempotency key, which names one job for a day, and of what was asked for with it.
--- -> {created | known | reused | full, id}
-function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_key, body)
+-- submit id spec spec_hash total_steps optimizer key body by: store a new job, once. key and body are '' or digests: of the
+-- client's idempotency key, which names one job for a day, and of what was asked for with it. by is JSON: see `refusal`.
+-- -> {created | known | reused | full | long | crowded, id}
+function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_key, body, by_json)
   if status_of(id) then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
-  if is_nearly_full() then return {'full', ''} end
+  local by = cjson.decode(by_json)
+  local refused = refusal(by, 1)
+  if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
-  create(id, nil, spec, spec_hash, total_steps, optimizer)
+  create(id, by.owner, nil, spec, spec_hash, total_steps, optimizer)
   return {'created', id}
 end
 
--- sweep id spec max_concurrent rungs reduction_factor key body [id spec spec_hash total_steps optimizer]...: store a sweep
+-- sweep id spec max_concurrent rungs reduction_factor key body by [id spec spec_hash total_steps optimizer]...: store a sweep
 -- and its jobs. rungs is a JSON list; max_concurrent may be ''. -> as submit
-function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, ...)
+function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, ...)
   if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
-  if is_nearly_full() then return {'full', ''} end
+  local by, jobs = cjson.decode(by_json), {...}
+  local refused = refusal(by, #jobs / 5)
+  if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   redis.call('HSET', sweep_key(id), 'spec', spec, 'created_ms', now, 'max_concurrent', max_concurrent, 'rungs', rungs,
     'reduction_factor', reduction_factor)
-  redis.call('ZADD', 'descent:sweeps', 0, id)
+  if by.owner ~= '' then redis.call('HSET', sweep_key(id), 'owner', by.owner) end
+  list('descent:sweeps', id, sweep_key(id))
   redis.call('SADD', 'descent:unfiled', id)
-  local jobs = {...}
   for i = 1, #jobs, 5 do
     redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i])
-    create(jobs[i], id, unpack(jobs, i + 1, i + 4))
+    create(jobs[i], by.owner, id, unpack(jobs, i + 1, i + 4))
   end
   return {'created', id}
 end
@@ -404,9 +439,7 @@ function moves.delete(id)
   local status = status_of(id)
   if not status then return '' end
   if not TERMINAL[status] then return status end
-  for _, set in ipairs({'descent:jobs', 'descent:models:latest', 'descent:models:best'}) do
-    redis.call('ZREM', set, id)
-  end
+  for _, set in ipairs({'descent:jobs', 'descent:models:latest', 'descent:models:best'}) do unlist(set, id, key(id)) end
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
@@ -446,8 +479,8 @@ function moves.delete_sweep(id)
   for _, rung in ipairs(cjson.decode(redis.call('HGET', sweep_key(id), 'rungs'))) do
     redis.call('DEL', sweep_key(id) .. ':rung:' .. rung)
   end
+  unlist('descent:sweeps', id, sweep_key(id))
   redis.call('DEL', sweep_key(id), sweep_key(id) .. ':jobs', sweep_key(id) .. ':active', sweep_key(id) .. ':held')
-  redis.call('ZREM', 'descent:sweeps', id)
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   return 0
@@ -469,7 +502,7 @@ function moves.restore_sweep(id, record_json, jobs_json)
   if redis.call('SISMEMBER', 'descent:trash', id) == 1 then return 'deleted' end
   for name, value in pairs(cjson.decode(record_json)) do redis.call('HSET', sweep_key(id), name, value) end
   for _, job in ipairs(cjson.decode(jobs_json)) do redis.call('RPUSH', sweep_key(id) .. ':jobs', job) end
-  redis.call('ZADD', 'descent:sweeps', 0, id)
+  list('descent:sweeps', id, sweep_key(id))
   return 'restored'
 end
 
@@ -502,7 +535,8 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   for _, text in ipairs(cjson.decode(transitions_json)) do redis.call('RPUSH', key(id) .. ':transitions', text) end
   for _, text in ipairs(cjson.decode(epochs_json)) do redis.call('RPUSH', key(id) .. ':epochs', text) end
   if redis.call('EXISTS', restoring) == 1 then redis.call('RENAME', restoring, key(id) .. ':loss') end
-  redis.call('ZADD', 'descent:jobs', 0, id)
+  list('descent:jobs', id, key(id))
+  count_as_live(id, record.status)
   if record.model then
     local result = cjson.decode(record.result or '{}')
     rank(id, tonumber(result.test_accuracy) or 0, record.finished_ms or now)

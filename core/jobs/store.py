@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from core.errors import FieldProblem, InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
+from core.errors import (
+    FieldProblem,
+    InvalidRequest,
+    JobNotTerminal,
+    KeyReused,
+    ModelNotReady,
+    NotFound,
+    QueueFull,
+    Unavailable,
+)
 from core.jobs.database import Database, connect, reaching_redis
 from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, from_ms, new_job_id
+from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
 from core.jobs.record import job_of, summary_of
 from core.spec import JobSpec
 
@@ -89,12 +99,13 @@ class RawJob:
         return Status(self.record["status"])
 
 
-class JobStore:
+class JobStore(Owned):
     """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self._redis = database.redis
+    noun = "job"
+
+    def __init__(self, database: Database, limits: Limits = UNLESS_TOLD) -> None:
+        super().__init__(database, limits)
         self._moves = database.script(MOVES)
 
     @classmethod
@@ -112,7 +123,7 @@ class JobStore:
     async def submit(self, spec: JobSpec) -> Job:
         """Store a new queued job. Once this returns, the job will run, whatever becomes of its message.
 
-        Raises Unavailable also when the server's memory is nearly full.
+        Raises Unavailable also when the server's memory is nearly full, QueueFull when as many jobs wait as may.
         """
         return (await self.submit_once(spec, None))[0]
 
@@ -123,30 +134,37 @@ class JobStore:
         Returns the job, and whether it is new. Raises KeyReused when the key came with another spec.
         """
         text = spec.model_dump_json()
-        named = digests_of(idempotency_key, text)
+        named = digests_of(idempotency_key, text, self._caller.owner)
         facts = (text, spec.hash(), spec.total_steps, spec.optimizer.name)
-        job_id, is_new = checked_outcome(await self._move("submit", new_job_id(), *facts, *named))
+        job_id, is_new = checked_outcome(await self._move("submit", new_job_id(), *facts, *named, self._by))
         return await self._get(job_id), is_new
 
     @reaching_redis
+    @seen_by_caller
     async def get(self, job_id: str) -> Job:
         """The whole record. Raises NotFound."""
         return await self._get(job_id)
 
     @reaching_redis
+    @seen_by_caller
     async def status(self, job_id: str) -> Status:
         """Raises NotFound."""
         return Status(await self._field(job_id, "status"))
 
     @reaching_redis
+    @seen_by_caller
     async def spec(self, job_id: str) -> JobSpec:
         """Raises NotFound."""
         return JobSpec.model_validate_json(await self._field(job_id, "spec"))
 
     @reaching_redis
+    @seen_by_caller
     async def changed_at(self, job_id: str) -> datetime | None:
         """When the job last changed. Raises NotFound."""
         return from_ms(await self._field(job_id, "updated_ms"))
+
+    def _is_seen(self, record: dict[str, str]) -> bool:
+        return bool(record) and self._caller.may_see(record.get("owner", ""))
 
     async def _field(self, job_id: str, name: str) -> str:
         value = await self._redis.hget(_PREFIX + job_id, name)
@@ -180,7 +198,9 @@ class JobStore:
         upper = f"({after}" if after else "+"
         chunk = _LIST_CHUNK if status or optimizer or tag else limit + 1
         while True:
-            ids = await self._redis.zrange("descent:jobs", upper, "-", desc=True, bylex=True, offset=0, num=chunk)
+            ids = await self._redis.zrange(
+                self._own("descent:jobs"), upper, "-", desc=True, bylex=True, offset=0, num=chunk
+            )
             if not ids:
                 return found, None
             for job in await self.summaries(ids):
@@ -199,9 +219,10 @@ class JobStore:
                 pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
             replies = await pipe.execute()
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return [summary_of(job_id, record, last) for job_id, record, last in pairs if record]
+        return [summary_of(job_id, record, last) for job_id, record, last in pairs if self._is_seen(record)]
 
     @reaching_redis
+    @seen_by_caller
     async def loss(
         self,
         job_id: str,
@@ -245,6 +266,7 @@ class JobStore:
         )
 
     @reaching_redis
+    @seen_by_caller
     async def news(self, job_id: str, seen: Seen) -> News:
         """What the job has told beyond `seen`, up to some points at a time. All of it is of one moment. Raises NotFound."""
         key, most = _PREFIX + job_id, seen.points + _NEWS_POINTS
@@ -262,6 +284,7 @@ class JobStore:
         return News(status=Status(status), points=points, epochs=epochs, transitions=transitions, has_more=False)
 
     @reaching_redis
+    @seen_by_caller
     async def told(self, job_id: str) -> tuple[Status, Seen]:
         """How much the job has told so far. Raises NotFound."""
         key = _PREFIX + job_id
@@ -275,11 +298,13 @@ class JobStore:
         return Status(status), Seen(points=points, epochs=epochs, transitions=transitions)
 
     @reaching_redis
+    @seen_by_caller
     async def epochs(self, job_id: str) -> list[dict[str, Any]]:
         """Metrics of each epoch that has ended."""
         return [json.loads(text) for text in await self._redis.lrange(f"{_PREFIX}{job_id}:epochs", 0, -1)]
 
     @reaching_redis
+    @seen_by_caller
     async def cancel(self, job_id: str) -> tuple[Job, bool]:
         """Ask for the end of a job: at once when it is queued, with its worker's next beat when it runs.
 
@@ -291,6 +316,7 @@ class JobStore:
         return await self._get(job_id), not Status(before).terminal and before != Status.CANCELLING
 
     @reaching_redis
+    @seen_by_caller
     async def pause(self, job_id: str) -> tuple[Job, bool]:
         """Ask a job to stop for now: at once when it is queued, with its worker's next beat when it runs.
 
@@ -302,6 +328,7 @@ class JobStore:
         return await self._get(job_id), before in (Status.QUEUED, Status.RUNNING)
 
     @reaching_redis
+    @seen_by_caller
     async def resume(self, job_id: str) -> tuple[Job, bool]:
         """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint.
 
@@ -317,6 +344,7 @@ class JobStore:
         return await self._get(job_id), before in resumed
 
     @reaching_redis
+    @seen_by_caller
     async def extend(self, job_id: str, epochs: int) -> tuple[Job, bool]:
         """Queue a job that has ended again, for `epochs` more. Asked again while it goes on, it changes nothing.
 
@@ -336,6 +364,7 @@ class JobStore:
             return await self._get(job_id), before != "known"
 
     @reaching_redis
+    @seen_by_caller
     async def delete(self, job_id: str) -> None:
         """Forget a job that has ended; its files are the caller's to remove (`emptied`). Raises NotFound, JobNotTerminal."""
         before = await self._move("delete", job_id)
@@ -348,8 +377,10 @@ class JobStore:
     async def model(self, name: str) -> StoredModel:
         """The weights of a job id, or of `latest` or `best`. Raises NotFound or ModelNotReady."""
         job_id: str = name
-        if name in ("latest", "best"):
-            ids = await self._redis.zrevrange(f"descent:models:{name}", 0, 0)
+        if name not in ("latest", "best"):
+            await self._see(job_id)
+        else:
+            ids = await self._redis.zrevrange(self._own(f"descent:models:{name}"), 0, 0)
             if not ids:
                 raise NotFound("no job has finished with a model yet: POST /jobs first")
             job_id = ids[0]
@@ -467,6 +498,7 @@ class JobStore:
         return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
 
     @reaching_redis
+    @seen_by_caller
     async def raw(self, job_id: str) -> RawJob | None:
         """The job as it is stored, without its points. None when there is no such job."""
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -544,16 +576,22 @@ def to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def digests_of(idempotency_key: str | None, body: str) -> tuple[str, str]:
+def digests_of(idempotency_key: str | None, body: str, owner: str) -> tuple[str, str]:
     """What the store keeps of a client's key and of what was asked for with it; nothing without a key."""
-    return (_digest(idempotency_key), _digest(body)) if idempotency_key is not None else ("", "")
+    if idempotency_key is None:
+        return "", ""
+    return _digest(f"{owner}\n{idempotency_key}" if owner else idempotency_key), _digest(body)
 
 
 def checked_outcome(outcome: Sequence[str]) -> tuple[str, bool]:
-    """The id that a submit led to, and whether it is new. Raises KeyReused or Unavailable."""
+    """The id that a submit led to, and whether it is new. Raises KeyReused, QueueFull or Unavailable."""
     said, found = outcome
     if said == "full":
         raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
+    if said == "long":
+        raise QueueFull("the server's queue would be longer than it may be")
+    if said == "crowded":
+        raise QueueFull("you would have more jobs that have not ended than you may: let some end, or cancel some")
     if said == "reused":
         raise KeyReused("this Idempotency-Key was used for another request")
     return found, said == "created"

@@ -9,6 +9,7 @@ from typing import Any, cast
 from core.errors import JobNotTerminal, NotFound
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import Status, from_ms, new_job_id, new_sweep_id
+from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
 from core.jobs.store import MOVES, checked_outcome, digests_of, to_json
 from core.sweep import SweepSpec
 
@@ -36,11 +37,13 @@ class Standing:
     total_steps: int
 
 
-class SweepStore:
+class SweepStore(Owned):
     """Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
-    def __init__(self, database: Database) -> None:
-        self._redis = database.redis
+    noun = "sweep"
+
+    def __init__(self, database: Database, limits: Limits = UNLESS_TOLD) -> None:
+        super().__init__(database, limits)
         self._moves = database.script(MOVES)
 
     async def _move(self, *args: str | int | float) -> Any:
@@ -50,7 +53,7 @@ class SweepStore:
     async def submit(self, spec: SweepSpec, idempotency_key: str | None) -> tuple[Sweep, bool]:
         """Store a sweep and queue its jobs, all or none; with a key that was used for the same within a day, it is that one.
 
-        Returns the sweep, and whether it is new. Raises KeyReused, or Unavailable when the server's memory is nearly full.
+        Returns the sweep, and whether it is new. Raises as `JobStore.submit_once`: QueueFull when not all jobs would fit.
         """
         asha, text, jobs = spec.early_stopping, spec.model_dump_json(), spec.jobs()
         rungs = asha.rungs(spec.epochs) if asha else []
@@ -61,11 +64,12 @@ class SweepStore:
             for job_id, job in zip(ids, jobs, strict=True)
             for part in (job_id, job.model_dump_json(), job.hash(), job.total_steps, job.optimizer.name)
         ]
-        named = digests_of(idempotency_key, f"sweep {text}")
-        sweep_id, is_new = checked_outcome(await self._move("sweep", new_sweep_id(), *facts, *named, *parts))
+        named = digests_of(idempotency_key, f"sweep {text}", self._caller.owner)
+        sweep_id, is_new = checked_outcome(await self._move("sweep", new_sweep_id(), *facts, *named, self._by, *parts))
         return await self._get(sweep_id), is_new
 
     @reaching_redis
+    @seen_by_caller
     async def get(self, sweep_id: str) -> Sweep:
         """Raises NotFound."""
         return await self._get(sweep_id)
@@ -89,7 +93,9 @@ class SweepStore:
     async def page(self, *, after: str | None, limit: int) -> tuple[list[Sweep], str | None]:
         """Sweeps, newest first, older than the id `after`; and the id to go on from, when there are more."""
         upper = f"({after}" if after else "+"
-        ids = await self._redis.zrange("descent:sweeps", upper, "-", desc=True, bylex=True, offset=0, num=limit + 1)
+        ids = await self._redis.zrange(
+            self._own("descent:sweeps"), upper, "-", desc=True, bylex=True, offset=0, num=limit + 1
+        )
         found = []
         for sweep_id in ids[:limit]:
             try:
@@ -112,11 +118,13 @@ class SweepStore:
         ]
 
     @reaching_redis
+    @seen_by_caller
     async def cancel(self, sweep_id: str) -> bool:
         """Cancel those of its jobs that have not ended. Returns whether there were any. Raises NotFound."""
         return self._found(await self._move("cancel_sweep", sweep_id)) > 0
 
     @reaching_redis
+    @seen_by_caller
     async def delete(self, sweep_id: str) -> None:
         """Forget a sweep and its jobs; their files go with the trash. Raises NotFound, JobNotTerminal."""
         if busy := self._found(await self._move("delete_sweep", sweep_id)):
@@ -131,6 +139,7 @@ class SweepStore:
     # --- files -------------------------------------------------------------------------------------------------------
 
     @reaching_redis
+    @seen_by_caller
     async def raw(self, sweep_id: str) -> dict[str, Any] | None:
         """The sweep as it is stored, for its file. None when there is no such sweep."""
         async with self._redis.pipeline(transaction=True) as pipe:
