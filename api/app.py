@@ -13,7 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, events, guard, history, jobs, ops, predict, problem_pages, problems, sweeps
+from api import catalogue, events, guard, history, jobs, ops, predict, problem_pages, problems, rate_range, sweeps
 from api.guard import Guard
 from api.headers import complete
 from api.metrics import Metrics
@@ -60,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for module in (jobs, sweeps, history, events, predict, catalogue, ops, problem_pages):
+    for module in (jobs, sweeps, rate_range, history, events, predict, catalogue, ops, problem_pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)

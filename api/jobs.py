@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -102,8 +103,19 @@ async def create(
     With an `Idempotency-Key` the same request can be sent again, for a day, and stays one job.
     """
     if query.validate_only:
-        preview = Preview(spec=spec, spec_hash=spec.hash(), total_steps=spec.total_steps, points=spec.points)
-        return json_answer(preview.model_dump_json())
+        return previewed(spec)
+    job = await submitted(request, response, spec, idempotency_key)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return _answer(job)
+
+
+def previewed(spec: JobSpec) -> Response:
+    preview = Preview(spec=spec, spec_hash=spec.hash(), total_steps=spec.total_steps, points=spec.points)
+    return json_answer(preview.model_dump_json())
+
+
+async def submitted(request: Request, response: Response, spec: JobSpec, idempotency_key: str | None) -> Job:
+    """The job of a spec, stored and queued; the one made before, when the key comes again."""
     state = state_of(request)
     job, is_new = await state.store.submit_once(spec, idempotency_key)
     if is_new:
@@ -111,9 +123,8 @@ async def create(
         log.info("job created", extra={"job_id": job.id, "optimizer": spec.optimizer.name})
     else:
         response.headers["Idempotent-Replayed"] = "true"
-    response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
-    return _answer(job)
+    return job
 
 
 async def _ring(state: State, job_id: str) -> None:
@@ -148,18 +159,29 @@ async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Respons
 
     Changed from what `If-None-Match` names, or, without that, from what it is now.
     """
+
+    async def rendered(job: Job) -> str:
+        return _answer(job).model_dump_json()
+
+    return await when_changed(request, known(job_id), prefer, rendered)
+
+
+async def when_changed(
+    request: Request, job_id: str, prefer: str | None, rendered: Callable[[Job], Awaitable[str]]
+) -> Response:
+    """What `rendered` makes of a job, as soon as it is another than the client has, or when the waiting time is over."""
     store = state_of(request).store
     wait_s = waiting_time(prefer)
     deadline = time.monotonic() + wait_s
-    job = await store.get(known(job_id))
-    text = _answer(job).model_dump_json()
+    job = await store.get(job_id)
+    text = await rendered(job)
     seen = request.headers.get("if-none-match", "")
     seen = etag_of(text) if seen in ("", "*") else seen
     while is_known(etag_of(text), seen) and time.monotonic() < deadline and not await request.is_disconnected():
         await asyncio.sleep(_LOOK_AGAIN_S)
         if job.status is Status.QUEUED or await store.changed_at(job_id) != job.updated_at:
             job = await store.get(job_id)
-            text = _answer(job).model_dump_json()
+            text = await rendered(job)
     answer = conditional(request, text)
     if wait_s:
         answer.headers["Preference-Applied"] = f"wait={wait_s}"

@@ -118,12 +118,12 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
 
 
 def _without_tags(path: Sequence[str]) -> tuple[list[str], str | None]:
-    """The path as the client wrote it, and the last tag that was in it."""
+    """The path as the client wrote it, and the last tag in it: behind a kind that has fields there are only names."""
     names: list[str] = []
     tag = None
     for part in path:
         parent = next((name for name in reversed(names) if not name.isdecimal()), "")
-        if part in _TAGS.get(parent, ()):
+        if tag not in _TAGGED and part in _TAGS.get(parent, ()):
             tag = part
         else:
             names.append(part)

@@ -5,6 +5,7 @@ typed as it is. The first line of each docstring, and `zh`, are what `GET /optim
 """
 
 import difflib
+import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -331,6 +332,31 @@ class ReduceOnPlateau(_FromInitial):
     interval: Literal["epoch"] = Field("epoch", description="It counts epochs: it needs their validation loss.")
 
 
+class RangeTest(_Schedule):
+    """A learning-rate range test: from `start` up to `end`, by the same factor each step, over all the steps of the job.
+
+    Leslie N. Smith, Cyclical Learning Rates for Training Neural Networks, 2015, with the exponential ramp that is usual since.
+    The job ends, as a success, when the loss blows up, and leaves no model: what it learns is a rate.
+    """
+
+    zh = "学习率范围测试：每一步乘以同一倍数，从 start 升到 end；损失发散时提前成功结束，不留下模型。"
+    schedule: Literal["range_test"]
+    start: Rate = 1e-6
+    end: Rate = 10.0
+    interval: Literal["step"] = Field("step", description="It counts steps.")
+    warmup: None = Field(None, description="It has none: it begins small.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "RangeTest":
+        if self.end < 10 * self.start:
+            raise PydanticCustomError("range_test", "end must be at least ten times start", {"field": "/end"})
+        return self
+
+    def rate_at(self, step: int, total_steps: int) -> float:
+        """The rate of a step, from 0, in a job of so many."""
+        return self.start * math.pow(self.end / self.start, step / (total_steps - 1))
+
+
 AnySchedule = (
     Constant
     | StepDecay
@@ -343,6 +369,7 @@ AnySchedule = (
     | OneCycle
     | Cyclic
     | ReduceOnPlateau
+    | RangeTest
 )
 SCHEDULE_CLASSES: dict[str, type[_Schedule]] = {
     cls.model_json_schema()["properties"]["schedule"]["const"]: cls
@@ -358,6 +385,7 @@ SCHEDULE_CLASSES: dict[str, type[_Schedule]] = {
         OneCycle,
         Cyclic,
         ReduceOnPlateau,
+        RangeTest,
     )
 }
 SCHEDULES = tuple(SCHEDULE_CLASSES)

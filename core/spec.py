@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.catalogue import DATASETS, AdamW, GradClip, Lamb, LearningRate, OneCycle, Optimizer, Strict
+from core.catalogue import DATASETS, AdamW, GradClip, Lamb, LearningRate, OneCycle, Optimizer, RangeTest, Strict
 from core.errors import FieldProblem, InvalidRequest
 
 DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
 MAX_POINTS = 200_000  # loss points one job may store
+RANGE_TEST_POINTS = range(
+    50, 10_001
+)  # how many a range test may have: enough to see a curve, and one page of a history
 TRAIN_IMAGES = {name: facts.train_images for name, facts in DATASETS.items()}
 
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Fixes the initial weights and the order of the images.")]
@@ -71,6 +74,10 @@ class JobSpec(Recipe, _Choice):
             raise wrong("/learning_rate/total_steps", f"this job has {self._intervals}, and one_cycle ends before")
         if self.points > MAX_POINTS:
             raise wrong("/log_every", f"this job would store more than {MAX_POINTS} loss points: raise log_every")
+        if self.range_test and self.points not in RANGE_TEST_POINTS:
+            bounds = f"{RANGE_TEST_POINTS[0]} to {RANGE_TEST_POINTS[-1]} loss points"
+            field = "/epochs" if self.points < RANGE_TEST_POINTS[0] else "/log_every"
+            raise wrong(field, f"a range test has {bounds}, and this one would have {self.points}: raise {field[1:]}")
         return self
 
     @property
@@ -81,6 +88,17 @@ class JobSpec(Recipe, _Choice):
             return 0
         warmup = rate.warmup.warmup_steps if rate.warmup else 0
         return self.epochs if rate.interval == "epoch" else max(self.total_steps - warmup, 0)
+
+    @property
+    def range_test(self) -> RangeTest | None:
+        """The rates it goes through, when it is a learning-rate range test and no training for its own sake."""
+        return self.learning_rate if isinstance(self.learning_rate, RangeTest) else None
+
+    @property
+    def decades_per_step(self) -> float:
+        """How far the rate of a range test goes up in a step, on the scale of log10; 0 for any other job."""
+        rates = self.range_test
+        return math.log10(rates.end / rates.start) / (self.total_steps - 1) if rates else 0.0
 
     @property
     def wants_gpu(self) -> bool:
@@ -107,6 +125,10 @@ class JobSpec(Recipe, _Choice):
 
     def extended(self, epochs: int) -> "JobSpec":
         """The same training with so many epochs more. Raises InvalidRequest when that breaks a limit."""
+        if self.range_test:
+            raise InvalidRequest(
+                FieldProblem("/epochs", "a range test cannot be made longer: its rates would be others")
+            )
         try:
             return JobSpec.model_validate(self.model_dump() | {"epochs": self.epochs + epochs})
         except ValidationError as error:

@@ -124,5 +124,18 @@ def test_a_plateau_lowers_the_rate() -> None:
     assert seen == pytest.approx([R0, R0, R0, R0, 0.05, 0.05, 0.05, 0.025, 0.025, 0.02])
 
 
+def test_a_range_test_goes_up_by_the_same_factor_each_step_from_end_to_end() -> None:
+    rate = {"schedule": "range_test", "start": 1e-5, "end": 1.0}
+    spec = {"optimizer": "adam", "learning_rate": rate, "epochs": 1, "batch_size": 490, "log_every": 1}  # 103 steps
+    job = JobSpec.model_validate(spec)
+    whole = rates(Schedule(job), 103)
+    assert whole == pytest.approx([1e-5 * 10 ** (5 * n / 102) for n in range(103)], rel=1e-9)
+    first = Schedule(job)
+    rates(first, 40)
+    resumed = Schedule(job)
+    resumed.restore(json.loads(json.dumps(first.state())))
+    assert rates(resumed, 63, 40) == whole[40:]
+
+
 def test_every_schedule_is_tested_here() -> None:
-    assert {case["schedule"] for case, _ in CASES} | {"reduce_on_plateau"} == set(SCHEDULES)
+    assert {case["schedule"] for case, _ in CASES} | {"reduce_on_plateau", "range_test"} == set(SCHEDULES)

@@ -29,6 +29,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.training.trainer": {"paddle"},
     "core.training.progress": {"paddle"},
     "core.training.fused": {"paddle"},
+    "core.training.rate_range": set(),
     "core.jobs.job": set(),
     "core.jobs.artifacts": set(),
     "core.jobs.spool": set(),

@@ -143,7 +143,7 @@ class Job:
     def _train(self) -> None:
         from core.training import trainer
         from core.training.checkpoint import Checkpoint
-        from core.training.progress import Block, EpochEnd, Finished, Started
+        from core.training.progress import Block, EpochEnd, Finished, RangeTested, Started
 
         trainer.select_device(self._spec.device)  # a missing device is reported before a data set is fetched
         data = _load(self._spec.dataset, self._setup)
@@ -169,6 +169,8 @@ class Job:
                     result = dataclasses.asdict(progress)
                     del result["weights"]
                     self._send("done", files=self._publish(progress.weights), result=_finite(result))
+                case RangeTested():
+                    self._send("done", files=None, result=_finite(dataclasses.asdict(progress)))
 
     def _begin(self, data: "Dataset", spool: Spool) -> "Iterator[Progress]":
         """The training's progress, from the best checkpoint that can be used. What was told before it is told again."""

@@ -74,13 +74,15 @@ def _model(record: dict[str, str]) -> ModelInfo:
 
 
 def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> Progress:
-    left = spec.total_steps - step
+    ended_early = spec.range_test and status is Status.SUCCEEDED
+    total = step if ended_early else spec.total_steps
+    left = total - step
     moving = status is Status.RUNNING and images_per_s > 0
     return Progress(
         step=step,
-        total_steps=spec.total_steps,
+        total_steps=total,
         epoch=min(step // spec.steps_per_epoch, spec.epochs - 1),
         epochs=spec.epochs,
-        fraction=round(step / spec.total_steps, 4),
+        fraction=round(step / total, 4),
         eta_s=round(left * spec.batch_size / images_per_s, 1) if moving else None,
     )

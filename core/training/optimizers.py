@@ -3,6 +3,7 @@
 Adding one is a line here and a class in core/catalogue.py.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from paddle import Tensor
 from paddle.optimizer import Optimizer, lr
 from paddle.optimizer.lr import LRScheduler
 
+from core.catalogue import RangeTest
 from core.spec import JobSpec
 from core.training.checkpoint import Tensors
 
@@ -64,6 +66,9 @@ class Schedule:
             self._initial = wanted
             return
         self._warmup, self._counts_steps = wanted.warmup, wanted.interval == "step"
+        if isinstance(wanted, RangeTest):
+            self._inner = lr.LambdaDecay(1.0, functools.partial(wanted.rate_at, total_steps=spec.total_steps))
+            return
         own = wanted.model_dump(exclude={"schedule", "initial", "interval", "warmup"})
         if wanted.schedule == "constant":
             self._initial = wanted.initial

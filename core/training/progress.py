@@ -14,6 +14,7 @@ from core.errors import Diverged
 from core.spec import TRAIN_IMAGES, JobSpec
 from core.training.checkpoint import Checkpoint, Tensors
 from core.training.network import Weights
+from core.training.rate_range import Ramp
 
 _CLASSES = 10
 # A run has blown up when a loss is not finite, or when the mean of this many losses in a row is three times what pure
@@ -81,7 +82,16 @@ class Finished:
     seconds: float
 
 
-Progress = Started | Block | EpochEnd | Checkpoint | Finished
+@dataclass(frozen=True, kw_only=True)
+class RangeTested:
+    """The end of a range test. Its curve is the result; it leaves no model, for its last rates have ruined the weights."""
+
+    final_loss: float
+    images_per_s: float
+    seconds: float
+
+
+Progress = Started | Block | EpochEnd | Checkpoint | Finished | RangeTested
 
 
 @dataclass
@@ -98,6 +108,16 @@ class History:
     _epoch_began: float = 0.0  # in seconds of training
     _clock_set: float = 0.0  # when a clock would have shown no seconds of training
     _flushed_at: float = -math.inf
+
+    def __post_init__(self) -> None:
+        """A range test that may end early is judged by its ramp, at each step, so that it always ends with the same one."""
+        stops = self.spec.range_test and self.spec.on_divergence == "stop"
+        self._ramp = Ramp(self.spec.decades_per_step) if stops else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this is a range test whose loss has blown up: it has seen what it was to see."""
+        return self._ramp is not None and self._ramp.is_over
 
     @property
     def images_per_s(self) -> float:
@@ -116,6 +136,8 @@ class History:
         self.seconds = time.perf_counter() - self._clock_set
         self._waiting.append((self.step, loss.detach(), self.seconds))
         self.step += 1
+        if self._ramp:
+            self._ramp.add(float(loss))
 
     def is_due(self, block_s: float) -> bool:
         """The very first loss is not kept waiting."""
@@ -127,7 +149,7 @@ class History:
         blown_up_at = self._blown_up(losses)
         points = []
         for (step, _, seconds), loss in zip(self._waiting, losses, strict=True):
-            if self.spec.is_logged(step) or step == blown_up_at:
+            if self.spec.is_logged(step) or step == blown_up_at or (self.is_over and step == self.step - 1):
                 epoch, batch = divmod(step, self.spec.steps_per_epoch)
                 points.append(LossPoint(step=step, epoch=epoch, batch=batch, loss=loss, time_s=round(seconds, 4)))
             if step == blown_up_at:
@@ -146,7 +168,7 @@ class History:
 
     def _blown_up(self, losses: list[float]) -> int | None:
         """The first step at which the run has blown up, if it is to be stopped for that."""
-        if self.spec.on_divergence == "continue":
+        if self.spec.on_divergence == "continue" or self._ramp:
             return None
         for (step, _, _), loss in zip(self._waiting, losses, strict=True):
             self._recent = [*self._recent[1 - _BLOWN_UP_STEPS :], loss]
@@ -171,6 +193,7 @@ class History:
     def state(self) -> tuple[dict[str, float], Tensors]:
         """What a checkpoint keeps of it, when no loss waits: seconds, and the losses that later ones are judged by."""
         losses = {"epoch_losses": self._epoch_losses, "recent": self._recent, "last_loss": [self.last_loss]}
+        losses |= {"ramp": self._ramp.state()} if self._ramp else {}
         clock = {"seconds": self.seconds, "epoch_began": self._epoch_began}
         return clock, {name: np.array(values, "float64") for name, values in losses.items()}
 
@@ -179,3 +202,5 @@ class History:
         self.step, self.seconds, self._epoch_began = step, clock["seconds"], clock["epoch_began"]
         self._epoch_losses, self._recent = losses["epoch_losses"].tolist(), losses["recent"].tolist()
         self.last_loss = float(losses["last_loss"][0])
+        if self._ramp:
+            self._ramp.restore(losses["ramp"].tolist())

@@ -18,7 +18,7 @@ from core.training.datasets import Dataset, Split
 from core.training.fused import Kernel
 from core.training.network import DigitNetwork, Weights, new_network, weights_of
 from core.training.optimizers import Schedule, new_optimizer, restore, state_of
-from core.training.progress import EpochEnd, Finished, History, Progress, Started
+from core.training.progress import EpochEnd, Finished, History, Progress, RangeTested, Started
 
 BLOCK_S = 0.2  # how long losses may stay on the device before they are yielded
 CHECKPOINT_S = 30.0
@@ -40,8 +40,9 @@ def train(
     `kernel` is `fused.load(...)`'s: several times faster on a CPU than Paddle's own operators, which are used without it. The
     same spec gives the same losses to the last bit on one backend, also when it goes on from a checkpoint in `resume`.
     Checkpoints come after each epoch, every `checkpoint_s` seconds, and soon after `wants_checkpoint()` says so. Closing the
-    generator ends the training. Raises DeviceUnavailable at once, ValueError for a checkpoint of another training, and
-    Diverged (after the block with the curve up to there) when the run blows up and the spec does not say to go on.
+    generator ends the training. A range test ends with RangeTested, early when its loss has blown up. Raises DeviceUnavailable
+    at once, ValueError for a checkpoint of another training, and Diverged (after the block with the curve up to there) when
+    the run blows up and the spec does not say to go on.
     """
     place = select_device(spec.device)
     if spec.wants_gpu and place == "cpu":
@@ -63,24 +64,20 @@ def train(
         order = paddle.to_tensor(permutation(spec.seed, epoch, len(data.train)))
         for start in range(run.batch * spec.batch_size, len(data.train), spec.batch_size):
             run.make_step(order[start : start + spec.batch_size])
+            if history.is_over:
+                break
             if history.is_due(block_s):
                 yield from history.flush()
                 if run.batch and (wants_checkpoint() or time.monotonic() - saved_at > checkpoint_s):
                     saved_at = time.monotonic()
                     yield run.checkpoint()
         yield from history.flush()
+        if history.is_over:
+            break
         yield run.end_epoch(epoch)
         saved_at = time.monotonic()
         yield run.checkpoint()
-    _, test_accuracy = evaluate(run.network, *_on_device(data.test))
-    yield Finished(
-        weights=_finite(weights_of(run.network), spec),
-        final_loss=history.last_loss,
-        valid_accuracy=run.valid_accuracy,
-        test_accuracy=test_accuracy,
-        images_per_s=history.images_per_s,
-        seconds=round(history.seconds, 3),
-    )
+    yield run.finished(data.test)
 
 
 class _Run:
@@ -123,6 +120,21 @@ class _Run:
         end = self.history.end_epoch(epoch, valid_loss, self.valid_accuracy, self._rate)
         self._schedule.end_epoch(valid_loss)
         return end
+
+    def finished(self, test: Split) -> Finished | RangeTested:
+        history = self.history
+        final_loss, speed, seconds = history.last_loss, history.images_per_s, round(history.seconds, 3)
+        if self._spec.range_test:
+            return RangeTested(final_loss=final_loss, images_per_s=speed, seconds=seconds)
+        _, test_accuracy = evaluate(self.network, *_on_device(test))
+        return Finished(
+            weights=_finite(weights_of(self.network), self._spec),
+            final_loss=final_loss,
+            valid_accuracy=self.valid_accuracy,
+            test_accuracy=test_accuracy,
+            images_per_s=speed,
+            seconds=seconds,
+        )
 
     def checkpoint(self) -> Checkpoint:
         """The state between two steps, when no loss waits to be yielded."""
