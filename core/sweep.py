@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.catalogue import LESSON_OPTIMIZERS, LearningRate, Optimizer, Rate, Strict
+from core.catalogue import LESSON_OPTIMIZERS, LearningRate, Optimizer, RangeTest, Rate, Strict
 from core.spec import JobSpec, Recipe, Seed, wrong
 
 MAX_JOBS = 500  # of one sweep
@@ -122,6 +122,8 @@ class SweepSpec(Recipe, _Grid):
             values = getattr(self, name)
             if isinstance(values, list) and any(value in values[:index] for index, value in enumerate(values)):
                 raise wrong(f"/{name}", "the same value stands here twice")
+        if isinstance(self.learning_rates, list) and any(isinstance(rate, RangeTest) for rate in self.learning_rates):
+            raise wrong("/learning_rates", "a range test leaves no model to compare: POST /lr-range-tests")
         self._check_strategy()
         if (count := self.count) > MAX_JOBS:
             raise wrong("/seeds", f"a sweep has at most {MAX_JOBS} jobs, and this one would have {count}")

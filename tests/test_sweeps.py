@@ -333,6 +333,7 @@ def test_a_preview_stores_nothing_and_a_cancelled_sweep_ends(http: httpx2.Client
             "high",
         ),
         ({"learning_rates": {"low": 0.01, "high": 0.1}}, "/learning_rates", "random"),
+        ({"learning_rates": [{"schedule": "range_test"}]}, "/learning_rates", "lr-range-tests"),
         ({"strategy": "random"}, "/samples", "how many"),
         ({"strategy": "random", "samples": 16}, "/samples", "15"),
         ({"samples": 3}, "/samples", "random"),
