@@ -13,7 +13,20 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils import uuid7
 
-from api import catalogue, events, guard, history, jobs, ops, predict, problem_pages, problems, rate_range, sweeps
+from api import (
+    catalogue,
+    events,
+    guard,
+    history,
+    jobs,
+    models,
+    ops,
+    predict,
+    problem_pages,
+    problems,
+    rate_range,
+    sweeps,
+)
 from api.guard import Guard
 from api.headers import complete
 from api.metrics import Metrics
@@ -22,6 +35,7 @@ from core.errors import StackError
 from core.jobs import broker
 from core.jobs.database import connect
 from core.jobs.keys import KeyStore, refuse_without_keys
+from core.jobs.models import ModelStore
 from core.jobs.owners import Limits
 from core.jobs.store import JobStore
 from core.jobs.sweeps import SweepStore
@@ -47,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 store=JobStore(database, limits),
                 sweeps=SweepStore(database, limits),
                 keys=KeyStore(database),
+                models=ModelStore(database),
                 celery=celery,
                 metrics=metrics,
             )
@@ -60,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for module in (jobs, sweeps, rate_range, history, events, predict, catalogue, ops, problem_pages):
+    for module in (jobs, sweeps, rate_range, history, events, models, predict, catalogue, ops, problem_pages):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)

@@ -55,7 +55,8 @@ class DatasetChoice(BaseModel):
     name: str
     summary: Text
     train_images: int
-    classes: list[str]
+    classes: list[str] = Field(description="The names of the classes, in the order of the network's outputs.")
+    classes_zh: list[str] = Field(description="The same in Chinese.")
 
 
 class Datasets(BaseModel):
@@ -88,6 +89,7 @@ async def datasets() -> Datasets:
                 summary=Text(en=facts.en, zh=facts.zh),
                 train_images=facts.train_images,
                 classes=list(facts.classes),
+                classes_zh=list(facts.classes_zh),
             )
             for name, facts in DATASETS.items()
         ]

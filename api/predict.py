@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.problems import documented
 from api.state import read_model, state_of
 from api.strict import StrictRoute
-from core.errors import FieldProblem, InvalidRequest, NotFound
+from core.catalogue import DATASETS, DatasetFacts
+from core.errors import FieldProblem, InvalidRequest
 from core.jobs import artifacts
 from core.jobs.store import StoredModel
 from core.settings import Settings
@@ -32,7 +33,11 @@ class PredictRequest(BaseModel):
         extra="forbid", strict=True, json_schema_extra={"examples": [{"model": "best", "image": [[0.0] * 28] * 28}]}
     )
 
-    model: str = Field("best", max_length=100, description="`best`, `latest` or a job's id.")
+    model: str = Field(
+        "best",
+        max_length=100,
+        description="An alias, a job's id, or `best`, `latest` (of mnist), `best:fashion-mnist`, `latest:fashion-mnist`.",
+    )
     image: list[Any] | str | None = None
     images: Annotated[list[Any], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
     range: Literal[1, 255] = Field(1, description="The brightest value of a list: 1, or 255 for bytes.")
@@ -41,19 +46,26 @@ class PredictRequest(BaseModel):
 
 class UsedModel(BaseModel):
     job_id: str
+    dataset: str = Field(description="What the model was trained on; GET /datasets tells the classes.")
     sha256: str
     test_accuracy: float | None
 
 
-class Ranked(BaseModel):
-    digit: int
+class Named(BaseModel):
+    """A class of the model's data set."""
+
+    class_: int = Field(alias="class", description="Its number, from 0.")
+    label: str = Field(description="Its name: `7`, `Sneaker`.")
+    digit: int | None = Field(description="The same number where the classes are digits; null for other data sets.")
+
+
+class Ranked(Named):
     probability: float
 
 
-class Prediction(BaseModel):
-    digit: int
+class Prediction(Named):
     confidence: float
-    probabilities: list[float] = Field(description="Of the digits 0 to 9.")
+    probabilities: list[float] = Field(description="Of the classes, in their order.")
     top_k: list[Ranked]
 
 
@@ -63,16 +75,19 @@ class PredictAnswer(BaseModel):
     latency_ms: float
 
 
-@router.post("/predict", responses=documented(400, 404, 409, 413, 415, 422, 500, 503), summary="Predict digits")
+@router.post(
+    "/predict", responses=documented(400, 404, 409, 413, 415, 422, 500, 503), summary="Predict digits or clothes"
+)
 async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
-    """The digits in one or more images, from the weights of a job that has succeeded."""
+    """What one or more images show, from the weights of a job that has succeeded, in the classes of its data set."""
     began = time.perf_counter()
     state = state_of(request)
-    if body.model not in ("best", "latest") and not artifacts.JOB_ID.fullmatch(body.model):
-        raise NotFound("a model is best, latest or a job's id")
     stored, predictions = await read_model(state, body.model, lambda it: _predictions(body, it, state.settings))
     used = UsedModel(
-        job_id=stored.job_id, sha256=stored.files["safetensors"]["sha256"], test_accuracy=stored.test_accuracy
+        job_id=stored.job_id,
+        dataset=stored.dataset,
+        sha256=stored.files["safetensors"]["sha256"],
+        test_accuracy=stored.test_accuracy,
     )
     seconds = time.perf_counter() - began
     state.metrics.predicted(len(predictions), seconds)
@@ -84,9 +99,11 @@ def _predictions(body: PredictRequest, stored: StoredModel, settings: Settings) 
 
     from core.training import predictor
 
-    images = np.stack([predictor.prepare(i, pointer=p, brightest=body.range) for p, i in _images(body)])
+    fit = predictor.FITS[stored.dataset]
+    images = np.stack([predictor.prepare(i, pointer=p, brightest=body.range, fit=fit) for p, i in _images(body)])
     probabilities = _predictor(settings, stored).probabilities(images)
-    return [_prediction(row.tolist(), body.top_k) for row in probabilities]
+    facts = DATASETS[stored.dataset]
+    return [_prediction(row.tolist(), body.top_k, facts) for row in probabilities]
 
 
 def _images(body: PredictRequest) -> list[tuple[str, Any]]:
@@ -98,10 +115,14 @@ def _images(body: PredictRequest) -> list[tuple[str, Any]]:
     return [(f"/images/{n}", image) for n, image in enumerate(body.images)]
 
 
-def _prediction(probabilities: list[float], top_k: int) -> Prediction:
-    order = sorted(range(10), key=lambda digit: -probabilities[digit])
-    ranked = [Ranked(digit=digit, probability=probabilities[digit]) for digit in order[:top_k]]
-    return Prediction(digit=order[0], confidence=probabilities[order[0]], probabilities=probabilities, top_k=ranked)
+def _prediction(probabilities: list[float], top_k: int, facts: DatasetFacts) -> Prediction:
+    def named(number: int) -> dict[str, Any]:
+        return {"class": number, "label": facts.classes[number], "digit": number if facts.are_digits else None}
+
+    order = sorted(range(len(probabilities)), key=lambda number: -probabilities[number])
+    ranked = [Ranked(**named(number), probability=probabilities[number]) for number in order[:top_k]]
+    confidence = probabilities[order[0]]
+    return Prediction(**named(order[0]), confidence=confidence, probabilities=probabilities, top_k=ranked)
 
 
 _loaded: OrderedDict[str, "Predictor"] = OrderedDict()

@@ -58,6 +58,16 @@ ABOUT = {
         "What was asked needs a job that has ended. Cancel it, or wait until `terminal` is true.",
         "该操作需要任务已经结束。请先取消任务，或等到 terminal 为 true。",
     ),
+    "job-in-use": About(
+        409,
+        "An alias names the job's model, so it is not deleted. Name another model (PUT) or forget the alias (DELETE) first.",
+        "有别名指向该任务的模型，因此不能删除。请先让别名指向其他模型（PUT），或删除别名（DELETE）。",
+    ),
+    "alias-reserved": About(
+        409,
+        "`best` and `latest`, and those of a data set, are kept by the server. Choose another alias.",
+        "best、latest 及各数据集的同类名称由服务器维护，请使用其他别名。",
+    ),
     "too-large": About(
         413,
         "The body is longer than the server takes. Send fewer or smaller images a request.",

@@ -28,13 +28,16 @@ _TAGS = {  # which of a union's kinds a value is, as pydantic puts it into the p
     "grad_clip": tuple(CLIP_CLASSES),
 }
 _TAGGED = OPTIMIZER_CLASSES | SCHEDULE_CLASSES | CLIP_CLASSES | {"range": RateRange}
+_PLACES = {"query": "?", "header": "header ", "path": "path "}
 _NO_SUCH_PATH = "there is nothing here; /docs lists what there is"
 
 log = logging.getLogger(__name__)
 
 
 class ProblemField(BaseModel):
-    pointer: str = Field(description="JSON Pointer into the body, `?name` of a query parameter, or `header name`.")
+    pointer: str = Field(
+        description="JSON Pointer into the body, `?name` of a query parameter, `header name`, or `path name`."
+    )
     detail: str
     allowed: list[str] | None = None
     did_you_mean: str | None = None
@@ -106,8 +109,8 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     names, tag = _without_tags(path)
     short = [name[:LONGEST_NAME].replace("~", "~0").replace("/", "~1") for name in names]
     pointer = "".join(f"/{name}" for name in short)
-    if place in ("query", "header"):
-        pointer = ("?" if place == "query" else "header ") + "/".join(short)
+    if place in _PLACES:
+        pointer = _PLACES[place] + "/".join(short)
     context = item.get("ctx", {})
     pointer += context.get("field", "")  # a rule over several fields names the one to change
     allowed, hint = tuple(context.get("allowed", ())), context.get("did_you_mean")

@@ -13,6 +13,7 @@ from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
 from core.jobs.keys import KeyStore
+from core.jobs.models import ModelStore
 from core.jobs.owners import ANYBODY, Caller
 from core.jobs.store import JobStore, StoredModel
 from core.jobs.sweeps import SweepStore
@@ -32,6 +33,7 @@ class State:
     store: JobStore
     sweeps: SweepStore
     keys: KeyStore
+    models: ModelStore
     celery: Celery
     metrics: Metrics
     caller: Caller = ANYBODY
@@ -45,7 +47,7 @@ def known(job_id: str) -> str:
 
 
 async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:
-    """Read the weights of a job (or `best`, `latest`) in a thread: which they are, and what `read` made of them.
+    """Read the weights that a job id or a name names, in a thread: which they are, and what `read` made of them.
 
     A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt.
     """
@@ -65,4 +67,10 @@ def state_of(request: Request) -> State:
     caller: Caller | None = request.scope["state"].get("caller")
     if caller is None:
         return shared
-    return replace(shared, caller=caller, store=shared.store.of(caller), sweeps=shared.sweeps.of(caller))
+    return replace(
+        shared,
+        caller=caller,
+        store=shared.store.of(caller),
+        sweeps=shared.sweeps.of(caller),
+        models=shared.models.of(caller),
+    )

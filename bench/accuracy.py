@@ -1,6 +1,7 @@
 """The lesson's comparison, in full: 5 optimizers x 3 learning rates x 3 seeds, 5 epochs each; a table and a plot.
 
 `.venv/bin/python bench/accuracy.py` (about 15 minutes on two cores). The plot goes to docs/images/optimizers.png.
+With `--dataset fashion-mnist --only sgd:0.1 adam:0.001` it trains some of them on other data, without a plot.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from core.training import runtime
 runtime.prepare(available_cores())  # before Paddle is imported
 
 from bench import measure  # noqa: E402
-from core.catalogue import LESSON_OPTIMIZERS  # noqa: E402
+from core.catalogue import DATASETS, DEFAULT_DATASET, LESSON_OPTIMIZERS  # noqa: E402
 from core.errors import Diverged  # noqa: E402
 from core.spec import JobSpec  # noqa: E402
 from core.training import datasets, fused, trainer  # noqa: E402
@@ -32,27 +33,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--dataset", default=DEFAULT_DATASET, choices=list(DATASETS))
+    parser.add_argument(
+        "--only", nargs="+", type=pair, metavar="NAME:RATE", help="these instead of all of the lesson's"
+    )
     options = parser.parse_args()
     settings = Settings()
-    data = datasets.load("mnist", cache=settings.cache_dir, folder=settings.datasets)
+    pairs = options.only or [(name, rate) for name in LESSON_OPTIMIZERS for rate in RATES]
+    data = datasets.load(options.dataset, cache=settings.cache_dir, folder=settings.datasets)
     kernel = fused.load(settings.cache_dir / "kernels")
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for name in LESSON_OPTIMIZERS:
-        for rate in RATES:
-            for seed in range(options.seeds):
-                fields = {
-                    "optimizer": name,
-                    "learning_rate": rate,
-                    "seed": seed,
-                    "epochs": options.epochs,
-                    "device": "cpu",
-                }
-                outcome = one(JobSpec.model_validate(fields), data, kernel)
-                groups.setdefault((name, rate), []).append(outcome)
-                print(name, rate, seed, json.dumps({k: v for k, v in outcome.items() if k != "curve"}), file=sys.stderr)
-    print(measure.heading(f"The lesson's comparison: {options.epochs} epochs, {options.seeds} seeds"))
+    for name, rate in pairs:
+        for seed in range(options.seeds):
+            fields = {
+                "optimizer": name,
+                "learning_rate": rate,
+                "dataset": options.dataset,
+                "seed": seed,
+                "epochs": options.epochs,
+                "device": "cpu",
+            }
+            outcome = one(JobSpec.model_validate(fields), data, kernel)
+            groups.setdefault((name, rate), []).append(outcome)
+            print(name, rate, seed, json.dumps({k: v for k, v in outcome.items() if k != "curve"}), file=sys.stderr)
+    title = "The lesson's comparison" if not options.only else "Accuracy"
+    on = "" if options.dataset == DEFAULT_DATASET else f" on {options.dataset}"
+    print(measure.heading(f"{title}{on}: {options.epochs} epochs, {options.seeds} seeds"))
     print(table(groups))
-    draw(groups)
+    if not (on or options.only):
+        draw(groups)
+
+
+def pair(text: str) -> tuple[str, float]:
+    """`adam:0.001` as an optimizer's name and a rate."""
+    name, _, rate = text.partition(":")
+    return name, float(rate)
 
 
 def one(spec: JobSpec, data: datasets.Dataset, kernel: fused.Kernel | None) -> dict[str, Any]:

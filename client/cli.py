@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from core.catalogue import DEFAULT_DATASET
 from core.errors import DescentError, Unavailable
 from core.settings import Settings, read_settings
 
@@ -108,7 +109,10 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1)] = 100,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("mnist.pdparams"),
+    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = DEFAULT_DATASET,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights go; default the data set's name.pdparams.")
+    ] = None,
 ) -> None:
     """Train the lesson's network; the loss points go to stdout as JSON lines."""
     if not local:
@@ -120,9 +124,10 @@ def train(
         "epochs": epochs,
         "batch_size": batch_size,
         "seed": seed,
+        "dataset": dataset,
         "device": settings.device,
     }
-    _train_here(spec, settings, out)
+    _train_here(spec, settings, out or Path(f"{dataset}.pdparams"))
 
 
 def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
@@ -142,7 +147,7 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
     from core.training.progress import Block, EpochEnd, Finished
 
     console = Console(stderr=True)
-    data = demonstration.fetch(settings, console)
+    data = demonstration.fetch(settings, console, name=spec.dataset)
     kernel = fused.load(settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -162,13 +167,15 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
 
 
 @data_app.command()
-def fetch() -> None:
-    """Fetch MNIST into the cache, if it is not there."""
+def fetch(
+    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")] = DEFAULT_DATASET,
+) -> None:
+    """Fetch a data set into the cache, if it is nowhere here."""
     from client import demo as demonstration
 
     settings = _settings()
-    demonstration.fetch(settings, Console(stderr=True))
-    typer.echo(settings.cache_dir / "mnist")
+    demonstration.fetch(settings, Console(stderr=True), name=name)
+    typer.echo(settings.cache_dir / name)
 
 
 @app.command()

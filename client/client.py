@@ -91,3 +91,16 @@ class Client:
     def predict(self, images: list[Any], **options: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("POST", "/predict", json={"images": images, **options}).json()
         return answer
+
+    def models(self, **query: Any) -> dict[str, Any]:
+        """A page of the models, and all names that models go by."""
+        page: dict[str, Any] = self._call("GET", "/models", params=query).json()
+        return page
+
+    def name_model(self, alias: str, job_id: str) -> dict[str, Any]:
+        """Have an alias name a job's model; returns that model."""
+        model: dict[str, Any] = self._call("PUT", f"/models/{alias}", json={"job_id": job_id}).json()
+        return model
+
+    def unname_model(self, alias: str) -> None:
+        self._call("DELETE", f"/models/{alias}")

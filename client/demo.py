@@ -15,6 +15,7 @@ from rich.table import Table
 
 from client import stack
 from client.client import Client
+from core.catalogue import DEFAULT_DATASET
 from core.errors import StackError
 from core.settings import Settings
 from core.training import datasets
@@ -61,8 +62,8 @@ def _private(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update=changes)
 
 
-def fetch(settings: Settings, console: Console) -> datasets.Dataset:
-    """MNIST, with a progress bar when it has to be fetched."""
+def fetch(settings: Settings, console: Console, *, name: str = DEFAULT_DATASET) -> datasets.Dataset:
+    """A data set, with a progress bar when it has to be fetched."""
     columns = (TextColumn("Fetching {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         tasks: dict[str, Any] = {}
@@ -72,7 +73,7 @@ def fetch(settings: Settings, console: Console) -> datasets.Dataset:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        return datasets.load("mnist", cache=settings.cache_dir, folder=settings.datasets, report=report)
+        return datasets.load(name, cache=settings.cache_dir, folder=settings.datasets, report=report)
 
 
 def _watch(client: Client, epochs: int, console: Console) -> Run:

@@ -7,7 +7,7 @@ typed as it is. The first line of each docstring, and `zh`, are what `GET /optim
 import difflib
 import math
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -453,17 +453,54 @@ GradClip = Annotated[ClipByNorm | ClipByGlobalNorm | ClipByValue, Field(discrimi
 
 
 class DatasetFacts(Strict):
+    """What a data set is. All have 28x28 grey images and ten classes, and are split as the lesson splits MNIST."""
+
     en: str
     zh: str
     train_images: int
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=10, max_length=10)
+    classes_zh: tuple[str, ...] = Field(min_length=10, max_length=10)
+    are_digits: bool = False
 
 
+DEFAULT_DATASET: Final = "mnist"
 DATASETS = {
     "mnist": DatasetFacts(
         en="70,000 handwritten digits, 28x28, grey (LeCun, Cortes, Burges).",
         zh="7 万张 28x28 的手写数字灰度图。",
         train_images=50_000,
         classes=tuple("0123456789"),
+        classes_zh=tuple("0123456789"),
+        are_digits=True,
+    ),
+    "fashion-mnist": DatasetFacts(
+        en="70,000 pictures of clothes, shoes and bags, 28x28, grey (Xiao, Rasul, Vollgraf 2017).",
+        zh="7 万张 28x28 的服装、鞋、包灰度图。",
+        train_images=50_000,
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        classes_zh=("T恤/上衣", "裤子", "套头衫", "连衣裙", "外套", "凉鞋", "衬衫", "运动鞋", "包", "短靴"),
     ),
 }
+
+
+def _known_dataset(value: object) -> object:
+    """Refuse a name that is no data set's, with a hint."""
+    if not isinstance(value, str) or value not in DATASETS:
+        names = tuple(DATASETS)
+        hint = nearest(value[:40], names) if isinstance(value, str) else None
+        raise PydanticCustomError("dataset", "unknown data set", {"allowed": names, "did_you_mean": hint})
+    return value
+
+
+DatasetName = Annotated[Literal["mnist", "fashion-mnist"], BeforeValidator(_known_dataset)]

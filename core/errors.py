@@ -13,6 +13,8 @@
     ├── HeadersTooLarge       431  too many headers, or too long ones
     ├── RateLimited           429  a key asks too often
     ├── QueueFull             429  as many jobs wait as may
+    ├── JobInUse              409  an alias names the job's model
+    ├── AliasReserved         409  the server keeps that alias itself
     ├── Unavailable           503  Redis cannot be reached or does not take writes
     ├── ArtifactCorrupt       500  a stored file does not match its digest
     ├── StackError            500  the server cannot be started or stopped (command line only)
@@ -46,8 +48,8 @@ class DescentError(Exception):
 class FieldProblem:
     """One thing wrong with a request.
 
-    `pointer` is a JSON Pointer (RFC 6901) into the body, or `?name` for a query parameter; `detail` never repeats the
-    input itself, except a short word that looks like a mistyped name.
+    `pointer` is a JSON Pointer (RFC 6901) into the body, `?name` for a query parameter, `path name` for a part of the path;
+    `detail` never repeats the input itself, except a short word that looks like a mistyped name.
     """
 
     pointer: str
@@ -132,6 +134,18 @@ class QueueFull(DescentError):
     status = 429
     title = "Too many jobs are waiting"
     retry_after_s = 30
+
+
+class JobInUse(DescentError):
+    code = "job-in-use"
+    status = 409
+    title = "The job's model is in use"
+
+
+class AliasReserved(DescentError):
+    code = "alias-reserved"
+    status = 409
+    title = "The server keeps this alias"
 
 
 class Unavailable(DescentError):

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.catalogue import DATASETS, AdamW, GradClip, Lamb, LearningRate, OneCycle, Optimizer, RangeTest, Strict
+from core.catalogue import (
+    DATASETS,
+    DEFAULT_DATASET,
+    AdamW,
+    DatasetName,
+    GradClip,
+    Lamb,
+    LearningRate,
+    OneCycle,
+    Optimizer,
+    RangeTest,
+    Strict,
+)
 from core.errors import FieldProblem, InvalidRequest
 
 DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
@@ -29,7 +41,9 @@ def wrong(pointer: str, message: str) -> PydanticCustomError:
 class Recipe(Strict):
     """How to train, whatever the optimizer and its learning rate are. The defaults are the lesson's."""
 
-    dataset: Literal["mnist"] = "mnist"
+    dataset: DatasetName = Field(
+        DEFAULT_DATASET, description="What to learn: digits or clothes; GET /datasets has more."
+    )
     epochs: int = Field(5, ge=1, le=1000)
     batch_size: int = Field(100, ge=1, description="Images a step; at most the size of the training split.")
     log_every: int = Field(10, ge=1, le=10_000, description="Steps from one stored loss point to the next.")

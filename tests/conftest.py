@@ -16,6 +16,7 @@ import pytest
 
 from client.client import Client
 from client.redis_server import RedisServer
+from core.errors import DatasetUnavailable
 from core.jobs.store import JobStore
 from core.settings import Settings, available_cores
 from core.training import datasets, runtime
@@ -49,6 +50,15 @@ def cache() -> Path:
 def mnist(cache: Path) -> datasets.Dataset:
     """The real MNIST, fetched when it is not there."""
     return datasets.load("mnist", cache=cache)
+
+
+@pytest.fixture(scope="session")
+def fashion(cache: Path) -> datasets.Dataset:
+    """The real Fashion-MNIST, fetched when it is not there; where no source can be reached its tests are left out."""
+    try:
+        return datasets.load("fashion-mnist", cache=cache)
+    except DatasetUnavailable as error:
+        pytest.skip(f"Fashion-MNIST is not here: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ def is_problem(answer: httpx2.Response, status: int, code: str | None = None) ->
         ({**GOOD, "seed": 2**64}, "/seed"),
         ({**GOOD, "device": "gpu:99"}, "/device"),
         ({**GOOD, "dataset": "file:///etc/passwd"}, "/dataset"),
+        ({**GOOD, "dataset": 7}, "/dataset"),
         ({**GOOD, "a/b~c": 1}, "/a~1b~0c"),
         ([], ""),
         ("adam", ""),

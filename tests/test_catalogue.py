@@ -57,9 +57,10 @@ def test_every_clip_can_be_posted_as_it_is_described(catalogue: dict[str, Any]) 
 
 
 def test_everything_has_a_line_in_both_languages(server: Server, catalogue: dict[str, Any]) -> None:
-    (mnist,) = httpx2.get(f"{server.url}/datasets").json()["datasets"]
+    mnist, fashion = httpx2.get(f"{server.url}/datasets").json()["datasets"]
     assert (mnist["name"], mnist["train_images"], mnist["classes"]) == ("mnist", 50_000, list("0123456789"))
-    for choice in [*catalogue["optimizers"], *catalogue["schedules"], *catalogue["clips"], mnist]:
+    assert (fashion["name"], fashion["classes"][7], fashion["classes_zh"][7]) == ("fashion-mnist", "Sneaker", "运动鞋")
+    for choice in [*catalogue["optimizers"], *catalogue["schedules"], *catalogue["clips"], mnist, fashion]:
         assert choice["summary"]["en"].endswith(".")
         assert choice["summary"]["zh"].endswith("。")
         assert any("\u4e00" <= letter <= "\u9fff" or letter in "×÷" for letter in choice["summary"]["zh"])

@@ -64,6 +64,7 @@ def test_a_local_training_needs_no_server(tmp_path: Path, cache: Path) -> None:
     ("words", "said"),
     [
         (("--optimizer", "adma"), "adma"),
+        (("--dataset", "fashion"), "dataset"),
         (("--batch-size", "60000"), "50000"),
         (("--lr", "0"), "learning_rate"),
     ],
@@ -79,6 +80,9 @@ def test_data_is_fetched_into_the_cache_it_names(tmp_path: Path, cache: Path, mn
     assert len(mnist.test) == 10_000
     done = descent("data", "fetch", home=tmp_path, cache=cache)
     assert done.stdout.strip() == str(cache / "mnist")
+    unknown = descent("data", "fetch", "fashion", home=tmp_path, cache=cache)
+    assert unknown.returncode == 1
+    assert "mnist, fashion-mnist" in unknown.stderr
 
 
 def test_the_version_is_told(tmp_path: Path, cache: Path) -> None:
@@ -101,7 +105,7 @@ def test_the_readmes_requests_are_accepted(server: Server, trained_job: str) -> 
     """Word for word, but for the address and the job's id."""
     url = server.url
     part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("## Without a server")[0]
-    train, watch, predict = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+    train, watch, predict, name = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
     host = url.removeprefix("http://")
 
     def shell(text: str) -> str:
@@ -114,4 +118,6 @@ def test_the_readmes_requests_are_accepted(server: Server, trained_job: str) -> 
     history = json.loads(shell(watch))
     assert (history["count"], history["terminal"]) == (51, True)
     assert json.loads(shell(predict))["predictions"][0]["digit"] == 1
+    assert "prod" in json.loads(shell(f"JOB=x\n{name}"))["names"]
+    subprocess.run(["curl", "-s", "-X", "DELETE", f"{url}/models/prod"], check=True, capture_output=True)
     subprocess.run(["curl", "-s", "-X", "POST", f"{url}{job['links']['cancel']}"], check=True, capture_output=True)

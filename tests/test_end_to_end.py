@@ -123,11 +123,13 @@ def test_real_digits_are_predicted(client: Client, job: dict[str, Any], mnist: D
     images, labels = mnist.test.images[:256], mnist.test.labels[:256]
     answer = client.predict(images.tolist(), model=job["id"], range=255)
     assert answer["model"] == {
-        "job_id": job["id"], "sha256": job["model"]["sha256"], "test_accuracy": job["result"]["test_accuracy"],
+        "job_id": job["id"], "dataset": "mnist",
+        "sha256": job["model"]["sha256"], "test_accuracy": job["result"]["test_accuracy"],
     }  # fmt: skip
     guessed = [prediction["digit"] for prediction in answer["predictions"]]
     assert (np.array(guessed) == labels).mean() > 0.93
     for prediction in answer["predictions"]:
+        assert (prediction["class"], prediction["label"]) == (prediction["digit"], str(prediction["digit"]))
         assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
         assert prediction["confidence"] == max(prediction["probabilities"])
         ranked = [item["probability"] for item in prediction["top_k"]]

@@ -9,7 +9,7 @@ import safetensors.numpy
 from PIL import Image
 
 from core.errors import ArtifactCorrupt, InvalidRequest
-from core.training.predictor import Floats, Predictor, prepare
+from core.training.predictor import FITS, Floats, Predictor, prepare
 
 
 def random_weights(seed: int = 0) -> dict[str, Floats]:
@@ -97,6 +97,18 @@ def test_a_drawing_is_fitted_and_centred(format: str, inverted: bool) -> None:
     assert 5 <= columns.max() - columns.min() + 1 <= 8
     assert abs(rows.mean() - 13.5) < 1
     assert abs(columns.mean() - 13.5) < 1
+
+
+def test_clothes_fill_the_frame_and_are_centred_by_their_box() -> None:
+    drawing = np.full((300, 200), 255)
+    drawing[40:240, 20:60] = 0  # a sleeve on the left of a body: the mass is not in the middle
+    drawing[40:240, 60:120] = 200
+    image = prepare(picture(drawing), pointer="/image", fit=FITS["fashion-mnist"])
+    rows, columns = np.nonzero(image > 0.1)
+    assert (rows.min(), rows.max()) == (0, 27)
+    assert (columns.min(), columns.max()) == (7, 20)  # 200 x 100 becomes 28 x 14, in the middle
+    digit = prepare(picture(drawing), pointer="/image", fit=FITS["mnist"])
+    assert np.nonzero(digit > 0.1)[0].min() == 4
 
 
 def test_an_empty_picture_is_refused() -> None:

@@ -29,6 +29,13 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
         before = client.job(done), client.loss(done), client.model(done), client.job(failed)
         unended = client.submit(**long_spec)["id"]
         eventually(lambda: client.job(unended)["progress"]["step"] > 30, within_s=60, what="more than an epoch")
+        for alias, job_id in (("prod", done), ("gone", done)):
+            client.name_model(alias, job_id)
+        client.unname_model("gone")
+        record = tmp_path / "jobs" / done / "job.json"
+        eventually(
+            lambda: list(json.loads(record.read_text())["record"].get("aliases", {})) == ["prod"], what="its file"
+        )
         deleted = client.submit(optimizer="sgd", learning_rate=0.1)["id"]
         client.cancel(deleted)
         client.delete(deleted)
@@ -38,7 +45,9 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
     assert sorted(done_again.stdout.splitlines()) == sorted(f"{job} restored" for job in (done, failed, unended))
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
         assert (client.job(done), client.loss(done), client.model(done), client.job(failed)) == before
-        assert client.predict([[0.0] * 784], model="best")["model"]["job_id"] == done
+        for name in ("best", "prod"):
+            assert client.predict([[0.0] * 784], model=name)["model"]["job_id"] == done
+        assert client.models()["aliases"] == {"best": done, "latest": done, "prod": done}
         eventually(lambda: client.job(unended)["terminal"], within_s=120, what="the unended job")
         job = client.job(unended)
         assert (job["status"], job["attempt"]) == ("succeeded", 1)
@@ -56,7 +65,7 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
 
 def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        jobs = [client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"] for _ in range(4)]
+        jobs = [client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"] for _ in range(5)]
         for job_id in jobs:
             file = tmp_path / "jobs" / job_id / "history.jsonl"
             eventually(file.exists, what="its files")
@@ -65,10 +74,13 @@ def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: 
     (folders[1] / "job.json").write_text('{"format": 1')
     record = json.loads((folders[2] / "job.json").read_text())
     (folders[2] / "job.json").write_text(json.dumps(record | {"format": 99}))
+    record = json.loads((folders[4] / "job.json").read_text())
+    record["record"]["aliases"] = {"no alias": 1}
+    (folders[4] / "job.json").write_text(json.dumps(record))
     lose_database(tmp_path)
     done = descent("reindex", home=tmp_path, cache=cache)
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert lines[jobs[3]] == "restored"
-    assert all(lines[job].startswith("not restored: ") for job in jobs[:3])
+    assert all(lines[job].startswith("not restored: ") for job in (*jobs[:3], jobs[4]))
     assert "digest" in lines[jobs[0]]
     assert "format" in lines[jobs[2]]

@@ -27,9 +27,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from client.redis_server import RedisServer
-from core.errors import JobNotTerminal, KeyReused, NotFound
+from core.errors import JobInUse, JobNotTerminal, KeyReused, ModelNotReady, NotFound
 from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
+from core.jobs.models import ModelStore
 from core.jobs.owners import Caller
 from core.jobs.store import MAX_ATTEMPTS, MOVES, Claim, JobStore, RawJob, to_json
 from core.settings import Settings
@@ -81,6 +82,7 @@ MUST_VISIT = {
     *(f"stale {move}" for move in ("begin", "beat", "append", "end_epoch", "finish", "stop", "retry", "lease")),
     *("known key", "reused key", "claim asked again", "claim of nothing", "steps told again", "a page read"),
     *("lost in every attempt", "taken from a dead worker", "files are late", "not deleted", "trash emptied"),
+    *("alias given", "alias moved", "alias forgotten", "alias of nothing", "kept by an alias"),
 }
 
 P = ParamSpec("P")
@@ -119,6 +121,7 @@ class Modelled:
     has_partial: bool = False
     queued_ms: int | None = None  # since when it waits
     totals: Counter[str] = field(default_factory=Counter)  # what ever happened to it
+    aliases: dict[str, int] = field(default_factory=dict)  # since when they name its model
     error: JobError | None = None
     is_unfiled: bool = False
     is_deleted: bool = False
@@ -292,6 +295,8 @@ class Stories(RuleBasedStateMachine):
         super().__init__()
         self._loop = asyncio.new_event_loop()
         self._redis, self.store = connect(self.server)
+        self.models = ModelStore(database.Database(self._redis))
+        self.models._moves = self.store._moves
         self.jobs: list[Modelled] = []
         self.keys: dict[str, tuple[Modelled, str]] = {}  # idempotency key -> its job, and the spec asked for
         self.raws: list[RawJob] = []  # read for a job's file, which is not written yet
@@ -558,9 +563,39 @@ class Stories(RuleBasedStateMachine):
         if job.is_deleted or job.status not in TERMINAL:
             VISITED["not deleted"] += 1
             return self._refused(NotFound if job.is_deleted else JobNotTerminal, self.store.delete(job.id))
+        if job.aliases:
+            VISITED["kept by an alias"] += 1
+            return self._refused(JobInUse, self.store.delete(job.id))
         self._do(self.store.delete(job.id))
         job.is_deleted, job.is_unfiled, job.lease_end = True, False, None
         self.trash.add(job.id)
+        return None
+
+    @happens(often=2, when=has_claims, which=ANY, alias=st.sampled_from(["x", "y.z"]))
+    def name_a_model(self, which: int, alias: str) -> None:
+        job = self._pick(which, SUCCEEDED)
+        if job.is_deleted or not job.has_model:
+            return self._refused(NotFound if job.is_deleted else ModelNotReady, self.models.name(alias, job.id))
+        before = next((other for other in self.jobs if alias in other.aliases), None)
+        self._do(self.models.name(alias, job.id))
+        if before is not job:
+            VISITED["alias moved" if before else "alias given"] += 1
+            if before:
+                del before.aliases[alias]
+                before.is_unfiled = True
+            job.aliases[alias], job.is_unfiled = self.now, True
+        assert self._do(self.store.model(alias)).job_id == job.id
+        return None
+
+    @happens(alias=st.sampled_from(["x", "y.z"]))
+    def forget_an_alias(self, alias: str) -> None:
+        job = next((job for job in self.jobs if alias in job.aliases), None)
+        VISITED["alias forgotten" if job else "alias of nothing"] += 1
+        if job is None:
+            return self._refused(NotFound, self.models.unname(alias))
+        self._do(self.models.unname(alias))
+        del job.aliases[alias]
+        job.is_unfiled = True
         return None
 
     @happens(when=has_claims, which=ANY, limit=st.integers(1, 4))
@@ -648,7 +683,8 @@ class Stories(RuleBasedStateMachine):
         if job.is_deleted:
             self.trash.add(job.id)
         else:
-            job.is_unfiled = len(raw.transitions) != len(job.path)
+            aliases = self.seen[f"descent:job:{job.id}"].get("aliases")
+            job.is_unfiled = len(raw.transitions) != len(job.path) or raw.record.get("aliases") != aliases
         VISITED["files are late"] += job.is_unfiled
 
     @happens(when=lambda self: self.trash)
@@ -696,6 +732,7 @@ def check_record(job: Modelled, seen: Seen) -> None:
     expected = job.expected()
     assert {name: seen[key].get(name) for name in expected} == expected
     assert json.loads(seen[key].get("error", "null")) == (job.error.model_dump() if job.error else None)
+    assert json.loads(seen[key].get("aliases", "{}")) == job.aliases
     assert [json.loads(text)["status"] for text in seen[f"{key}:transitions"]] == job.path
     assert seen.get(f"{key}:loss", []) == job.points
     assert [json.loads(text)["epoch"] for text in seen.get(f"{key}:epochs", [])] == list(range(job.epochs))
@@ -711,6 +748,7 @@ def check_sets(living: list[Modelled], trash: set[str], seen: Seen) -> None:
     assert None not in leases.values()
     assert set(seen.get("descent:unfiled", [])) == {job.id for job in living if job.is_unfiled}
     assert set(seen.get("descent:trash", [])) == trash
+    assert seen.get("descent:aliases", {}) == {alias: job.id for job in living for alias in job.aliases}
     for ranking in ("latest", "best"):
         assert {name for name, _ in seen.get(f"descent:models:{ranking}", [])} == {
             job.id for job in living if job.has_model
@@ -760,7 +798,10 @@ def check_promises(before: Seen, seen: Seen, wish: str) -> None:
 
 
 def part_about(job_id: str, seen: Seen) -> Seen:
-    return {key: value for key, value in seen.items() if job_id in key}
+    """What is stored of a job itself, however its model may be called."""
+    about = {key: value for key, value in seen.items() if job_id in key}
+    record = about.pop(f"descent:job:{job_id}")
+    return about | {"record": {name: value for name, value in record.items() if name != "aliases"}}
 
 
 def check_gone(job_id: str, trash: set[str], seen: Seen) -> None:

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -96,19 +97,26 @@ def main() -> None:
 
 
 def _get_ready(setup: Setup) -> "Kernel | None":
-    """Whatever the first step would otherwise wait for: the kernel, the data set (if it is here), a first step."""
+    """Whatever the first step would otherwise wait for: the kernel, a first step, the data sets that are here."""
     from core.training import datasets, fused, trainer
 
     prebuilt = Path(setup.kernels) if setup.kernels else None
     kernel = fused.load(Path(setup.cache) / "kernels", wanted=setup.kernel == "fused", prebuilt=prebuilt)
-    for name in TRAIN_IMAGES:
-        if datasets.is_here(name, cache=Path(setup.cache), folder=_folder(setup)):
-            with contextlib.suppress(TrainingError):  # the job that needs it will say what is wrong
-                _load(name, setup)
     with contextlib.suppress(TrainingError):
         place = trainer.select_device(setup.device)
         trainer.warm_up(kernel if place == "cpu" else None)
+    for name in TRAIN_IMAGES:
+        if _is_assigned():
+            break  # the job needs one of them, and reads it itself
+        if datasets.is_here(name, cache=Path(setup.cache), folder=_folder(setup)):
+            with contextlib.suppress(TrainingError):  # the job that needs it will say what is wrong
+                _load(name, setup)
     return kernel
+
+
+def _is_assigned() -> bool:
+    """Whether a job waits for this process already."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 class Job:
@@ -147,6 +155,7 @@ class Job:
 
         trainer.select_device(self._spec.device)  # a missing device is reported before a data set is fetched
         data = _load(self._spec.dataset, self._setup)
+        _load.cache_clear()  # the other data sets are not needed
         spool = Spool(self._folder)
         for progress in self._begin(data, spool):
             match progress:

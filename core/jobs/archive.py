@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ArtifactCorrupt, InvalidRequest, NotFound
-from core.jobs import artifacts, spool
+from core.jobs import artifacts, names, spool
 from core.jobs.job import Status
 from core.jobs.record import summary_of
 from core.jobs.store import JobStore, RawJob, to_json
@@ -29,6 +29,7 @@ _DECODED = (
     "partial",
     "error",
     "stopped_early",
+    "aliases",
 )  # fields of the record that are JSON themselves
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def _read(folder: Path) -> tuple[RawJob, list[str]]:
         raise ValueError(f"{artifacts.RECORD} is of another format or another job")
     record = {name: to_json(value) if name in _DECODED else value for name, value in content["record"].items()}
     summary_of(folder.name, record, [])  # raises for what could not be shown
+    if not all(names.STORED.fullmatch(alias) for alias in content["record"].get("aliases", {})):
+        raise ValueError("it has an alias that is none")
     record["token"] = str(max(int(record["token"]), artifacts.newest_token(folder)))
     if "history" in content and Status(record["status"]).terminal:
         history = (folder / artifacts.HISTORY).read_bytes()

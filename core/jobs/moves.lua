@@ -6,7 +6,8 @@
 --   token      counts claims, never goes back, and fences: a write with an older token is refused ('lost')
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:queued (id -> created), descent:running (id -> end of
--- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, and two rankings for /predict.
+-- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, two rankings of each data set's models, and
+-- descent:aliases (alias -> id of the job whose model it names; the job's field `aliases` is the other way round).
 -- A job or sweep may have an owner. Then it is also in descent:jobs:<owner> or descent:sweeps:<owner>, a job in the owner's rankings,
 -- and, until it ends, in descent:live:<owner>.
 -- A sweep is the hash descent:sweep:<id> with the list :jobs, and may limit how many of them run at a time: then :active has
@@ -158,10 +159,46 @@ local function refusal(by, count)
   if by.owner ~= '' and redis.call('SCARD', 'descent:live:' .. by.owner) + count > by.most_live then return 'crowded' end
 end
 
+-- best and latest of a data set; the default one's have its name left out, as clients leave it out
+local function rankings(id)
+  local dataset = cjson.decode(redis.call('HGET', key(id), 'spec')).dataset
+  local stem = 'descent:models:' .. (dataset == 'mnist' and '' or dataset .. ':')
+  return stem .. 'latest', stem .. 'best'
+end
+
 local function rank(id, accuracy, at_ms)
-  for ranking, score in pairs({latest = at_ms, best = accuracy}) do
-    for _, name in ipairs(everybodys_and_own('descent:models:' .. ranking, key(id))) do redis.call('ZADD', name, score, id) end
+  local latest, best = rankings(id)
+  for ranking, score in pairs({[latest] = at_ms, [best] = accuracy}) do
+    for _, name in ipairs(everybodys_and_own(ranking, key(id))) do redis.call('ZADD', name, score, id) end
   end
+end
+
+-- an owner's aliases are called `owner/alias`, in a hash of their own
+local function aliases_with(alias)
+  local owner = alias:match('^(.*)/')
+  return owner and 'descent:aliases:' .. owner or 'descent:aliases'
+end
+
+-- alias -> since when (ms)
+local function aliases_of(id) return cjson.decode(redis.call('HGET', key(id), 'aliases') or '{}') end
+
+-- at_ms nil: the alias is taken from the job. Its files are to say so too, so that aliases outlive a lost database
+local function note_alias(id, alias, at_ms)
+  local aliases = aliases_of(id)
+  aliases[alias] = at_ms
+  if next(aliases) then
+    redis.call('HSET', key(id), 'aliases', cjson.encode(aliases))
+  else
+    redis.call('HDEL', key(id), 'aliases')
+  end
+  redis.call('SADD', 'descent:unfiled', id)
+end
+
+local function give_alias(alias, id, at_ms)
+  local before = redis.call('HGET', aliases_with(alias), alias)
+  if before then note_alias(before, alias, nil) end
+  redis.call('HSET', aliases_with(alias), alias, id)
+  note_alias(id, alias, at_ms)
 end
 
 -- what a client's idempotency key named within a day: {known | reused, id}, or nothing. body is a digest of what is asked for
@@ -434,12 +471,14 @@ function moves.extend(id, epochs, seen, spec, spec_hash, total_steps)
   return status
 end
 
--- delete id: forget a job that has ended; its files are left to whoever empties the trash. -> the status before | ''
+-- delete id: forget a job that has ended and whose model no alias names; its files are left to whoever empties the trash.
+-- -> the status before | named | ''
 function moves.delete(id)
   local status = status_of(id)
   if not status then return '' end
   if not TERMINAL[status] then return status end
-  for _, set in ipairs({'descent:jobs', 'descent:models:latest', 'descent:models:best'}) do unlist(set, id, key(id)) end
+  if redis.call('HEXISTS', key(id), 'aliases') == 1 then return 'named' end
+  for _, set in ipairs({'descent:jobs', rankings(id)}) do unlist(set, id, key(id)) end
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
@@ -466,7 +505,8 @@ function moves.cancel_sweep(id)
   return count
 end
 
--- delete_sweep id: forget a sweep whose jobs have all ended, and the jobs. -> how many have not | -1 (no such sweep)
+-- delete_sweep id: forget a sweep whose jobs have all ended, and the jobs.
+-- -> how many have not | -1 (no such sweep) | -2 (an alias names the model of one)
 function moves.delete_sweep(id)
   if redis.call('EXISTS', sweep_key(id)) == 0 then return -1 end
   local jobs, count = redis.call('LRANGE', sweep_key(id) .. ':jobs', 0, -1), 0
@@ -475,6 +515,9 @@ function moves.delete_sweep(id)
     if status and not TERMINAL[status] then count = count + 1 end
   end
   if count > 0 then return count end
+  for _, job in ipairs(jobs) do
+    if redis.call('HEXISTS', key(job), 'aliases') == 1 then return -2 end
+  end
   for _, job in ipairs(jobs) do moves.delete(job) end
   for _, rung in ipairs(cjson.decode(redis.call('HGET', sweep_key(id), 'rungs'))) do
     redis.call('DEL', sweep_key(id) .. ':rung:' .. rung)
@@ -506,12 +549,34 @@ function moves.restore_sweep(id, record_json, jobs_json)
   return 'restored'
 end
 
--- filed id transitions: the job's files were written when it had so many transitions. If it has more by now they are to be
--- written again; if it was deleted meanwhile, they are to go
-function moves.filed(id, transitions)
+-- name alias id most: from now on the alias names the job's model. -> named | not_ready | many (there are `most`) | full | ''
+function moves.name(alias, id, most)
+  if not status_of(id) then return '' end
+  if redis.call('HEXISTS', key(id), 'model') == 0 then return 'not_ready' end
+  local before = redis.call('HGET', aliases_with(alias), alias)
+  if before == id then return 'named' end
+  if not before and redis.call('HLEN', aliases_with(alias)) >= tonumber(most) then return 'many' end
+  if not before and is_nearly_full() then return 'full' end
+  give_alias(alias, id, now)
+  return 'named'
+end
+
+-- unname alias: forget it; the job and its model stay. -> 1 | 0
+function moves.unname(alias)
+  local id = redis.call('HGET', aliases_with(alias), alias)
+  if not id then return 0 end
+  redis.call('HDEL', aliases_with(alias), alias)
+  note_alias(id, alias, nil)
+  return 1
+end
+
+-- filed id transitions aliases: the job's files were written when it had so many transitions, and these aliases ('' for
+-- none). If it has others by now they are to be written again; if it was deleted meanwhile, they are to go
+function moves.filed(id, transitions, aliases)
   if not status_of(id) then
     redis.call('SADD', 'descent:trash', id)
-  elseif redis.call('LLEN', key(id) .. ':transitions') == tonumber(transitions) then
+  elseif redis.call('LLEN', key(id) .. ':transitions') == tonumber(transitions)
+    and (redis.call('HGET', key(id), 'aliases') or '') == aliases then
     redis.call('SREM', 'descent:unfiled', id)
   else
     redis.call('SADD', 'descent:unfiled', id) -- somebody who was quicker had written what this has overwritten
@@ -540,6 +605,10 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   if record.model then
     local result = cjson.decode(record.result or '{}')
     rank(id, tonumber(result.test_accuracy) or 0, record.finished_ms or now)
+  end
+  for alias, at_ms in pairs(aliases_of(id)) do -- of two jobs whose files say it is theirs, who got it last is right
+    local other = redis.call('HGET', aliases_with(alias), alias)
+    if other and (aliases_of(other)[alias] or 0) >= at_ms then note_alias(id, alias, nil) else give_alias(alias, id, at_ms) end
   end
   if HELD[record.status] then redis.call('HINCRBY', key(id), 'attempt', -1) end
   if record.status == 'cancelling' then

@@ -14,6 +14,7 @@ from uuid import uuid4
 from core.errors import (
     FieldProblem,
     InvalidRequest,
+    JobInUse,
     JobNotTerminal,
     KeyReused,
     ModelNotReady,
@@ -21,6 +22,8 @@ from core.errors import (
     QueueFull,
     Unavailable,
 )
+from core.jobs import names
+from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, connect, reaching_redis
 from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
@@ -33,6 +36,8 @@ MOVES = (Path(__file__).parent / "moves.lua").read_text()
 _PREFIX = "descent:job:"
 _LIST_CHUNK = 200
 _NEWS_POINTS = 1000
+_LOOKS = 3  # at a name that may be given to another model just then
+_NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
 
@@ -53,6 +58,7 @@ class StoredModel:
     """Where a finished job's weights are: file names below the jobs folder, and the digests they must have."""
 
     job_id: str
+    dataset: str
     files: dict[str, dict[str, Any]]  # format -> {"path", "sha256", "size_bytes"}
     test_accuracy: float | None
 
@@ -366,36 +372,44 @@ class JobStore(Owned):
     @reaching_redis
     @seen_by_caller
     async def delete(self, job_id: str) -> None:
-        """Forget a job that has ended; its files are the caller's to remove (`emptied`). Raises NotFound, JobNotTerminal."""
+        """Forget a job that has ended; its files are the caller's to remove (`emptied`).
+
+        Raises NotFound, JobNotTerminal, or JobInUse when an alias names its model.
+        """
         before = await self._move("delete", job_id)
         if not before:
             raise NotFound("no such job")
+        if before == "named":
+            given = names.own_aliases(await self._redis.hget(_PREFIX + job_id, "aliases"), self._caller.owner)
+            raise JobInUse(f"aliases name the job's model: {', '.join(given[:5]) or 'of another owner'}")
         if not Status(before).terminal:
             raise JobNotTerminal(f"the job is {before}; cancel it first")
 
     @reaching_redis
     async def model(self, name: str) -> StoredModel:
-        """The weights of a job id, or of `latest` or `best`. Raises NotFound or ModelNotReady."""
-        job_id: str = name
-        if name not in ("latest", "best"):
-            await self._see(job_id)
-        else:
-            ids = await self._redis.zrevrange(self._own(f"descent:models:{name}"), 0, 0)
-            if not ids:
-                raise NotFound("no job has finished with a model yet: POST /jobs first")
-            job_id = ids[0]
-        record = await self._redis.hmget(_PREFIX + job_id, ["status", "model", "partial", "result"])
-        status, model, partial, result = record
+        """The weights of a job id, an alias, or a name that the server keeps. Raises NotFound or ModelNotReady."""
+        if JOB_ID.fullmatch(name):
+            await self._see(name)
+        for _ in range(_LOOKS):
+            found = await names.resolve(self._redis, name, owner=self._caller.owner, own=self._own)
+            if found is None:
+                raise NotFound(_NO_MODEL_YET if name in names.KEPT else "no such job or model")
+            job_id = found
+            fields = ["status", "model", "partial", "result", "spec"]
+            status, model, partial, result, spec = await self._redis.hmget(_PREFIX + job_id, fields)
+            if status is not None or job_id == name:
+                break  # else what it named was deleted just now, and it may name another
         if status is None:
             raise NotFound("no such job or model")
+        dataset = json.loads(spec)["dataset"]
         if partial is not None and name == job_id:
-            return StoredModel(job_id=job_id, files=json.loads(partial), test_accuracy=None)
+            return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(partial), test_accuracy=None)
         if model is None:
             if Status(status).terminal:
                 raise ModelNotReady(f"the job ended as {status} and left no model")
             raise ModelNotReady(f"the job is {status}; its model comes when it has succeeded", retry_after_s=2)
         accuracy = json.loads(result or "{}").get("test_accuracy")
-        return StoredModel(job_id=job_id, files=json.loads(model), test_accuracy=accuracy)
+        return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(model), test_accuracy=accuracy)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -511,7 +525,7 @@ class JobStore(Owned):
     @reaching_redis
     async def filed(self, job: RawJob) -> None:
         """The files of a job are as its record was in `job`."""
-        await self._move("filed", job.job_id, len(job.transitions))
+        await self._move("filed", job.job_id, len(job.transitions), job.record.get("aliases", ""))
 
     @reaching_redis
     async def restore(self, job: RawJob, points: Sequence[str]) -> str:

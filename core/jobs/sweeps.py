@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from core.errors import JobNotTerminal, NotFound
+from core.errors import JobInUse, JobNotTerminal, NotFound
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import Status, from_ms, new_job_id, new_sweep_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
@@ -126,8 +126,11 @@ class SweepStore(Owned):
     @reaching_redis
     @seen_by_caller
     async def delete(self, sweep_id: str) -> None:
-        """Forget a sweep and its jobs; their files go with the trash. Raises NotFound, JobNotTerminal."""
-        if busy := self._found(await self._move("delete_sweep", sweep_id)):
+        """Forget a sweep and its jobs; their files go with the trash. Raises NotFound, JobNotTerminal, JobInUse."""
+        answer = await self._move("delete_sweep", sweep_id)
+        if answer == -2:
+            raise JobInUse("an alias names the model of one of its jobs: GET /models tells which")
+        if busy := self._found(answer):
             raise JobNotTerminal(f"{busy} of its jobs have not ended; cancel it first")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Saved weights to digits. NumPy and safetensors only: no Paddle in the process that answers requests."""
+"""Saved weights to classes. NumPy and safetensors only: no Paddle in the process that answers requests."""
 
 import base64
 import binascii
@@ -17,7 +17,6 @@ from core.errors import ArtifactCorrupt, FieldProblem, InvalidRequest
 Floats = npt.NDArray[np.float32]
 
 SIZE = 28
-_INK_BOX = 20  # a digit is fitted into 20x20 and centred by its mass, as MNIST's were
 _CHUNK = 64  # images at a time: the unfolded second layer takes 25 MB then
 _MAX_PIXELS = 16_000_000
 _BROKEN = (
@@ -41,6 +40,20 @@ _SHAPES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How what a picture shows is put into 28x28: its longer side becomes `box`; its mass or its box is centred."""
+
+    box: int
+    by_mass: bool
+
+
+FITS = {  # as the pictures of each data set were made
+    "mnist": Fit(box=20, by_mass=True),
+    "fashion-mnist": Fit(box=28, by_mass=False),  # Xiao, Rasul, Vollgraf 2017, section 2; without their sharpening
+}
+
+
 @dataclass(frozen=True)
 class Predictor:
     """The lesson's network with fixed weights; safe to use from several threads."""
@@ -59,7 +72,7 @@ class Predictor:
         return cls(weights)
 
     def probabilities(self, images: Floats) -> Floats:
-        """Float32 [N, 28, 28] as the network sees them (0 to 1) -> probabilities of the ten digits [N, 10]."""
+        """Float32 [N, 28, 28] as the network sees them (0 to 1) -> probabilities of the ten classes [N, 10]."""
         chunks = [self._chunk(images[start : start + _CHUNK]) for start in range(0, len(images), _CHUNK)]
         return np.concatenate(chunks)
 
@@ -86,14 +99,14 @@ def _conv_relu_pool(x: Floats, weight: Floats, bias: Floats) -> Floats:
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def prepare(image: Any, *, pointer: str, brightest: int = 1) -> Floats:
+def prepare(image: Any, *, pointer: str, brightest: int = 1, fit: Fit = FITS["mnist"]) -> Floats:
     """One image of a request as float32 [28, 28]: a 28x28 list, a flat list of 784, or a base64 PNG or JPEG.
 
-    List values lie between 0 and `brightest`: 1, or 255 for bytes, which are divided by 256 as in training. Raises
-    InvalidRequest at `pointer`.
+    List values lie between 0 and `brightest`: 1, or 255 for bytes, which are divided by 256 as in training. A picture is
+    fitted as `fit` says, a list never. Raises InvalidRequest at `pointer`.
     """
     if isinstance(image, str):
-        return _from_picture(image, pointer)
+        return _from_picture(image, pointer, fit)
     problem = FieldProblem(pointer, "an image is a 28x28 list of numbers, a list of 784, or a base64 PNG or JPEG")
     if not isinstance(image, list) or len(image) not in (SIZE, SIZE * SIZE):
         raise InvalidRequest(problem)
@@ -112,8 +125,8 @@ def prepare(image: Any, *, pointer: str, brightest: int = 1) -> Floats:
     return (pixels / (256 if brightest > 1 else 1)).astype(np.float32)
 
 
-def _from_picture(text: str, pointer: str) -> Floats:
-    """A drawn digit: flattened onto white, grey, light on dark, fitted and centred as MNIST's digits were."""
+def _from_picture(text: str, pointer: str, fit: Fit) -> Floats:
+    """A drawing or a photograph: flattened onto white, grey, light on dark, cropped, fitted and centred."""
     try:
         content = base64.b64decode(text, validate=True)
         if len(content) > _MAX_PICTURE_BYTES:
@@ -127,7 +140,7 @@ def _from_picture(text: str, pointer: str) -> Floats:
     except _BROKEN as error:
         raise InvalidRequest(FieldProblem(pointer, "not a base64 PNG or JPEG")) from error
     ink = grey.point(lambda value: 255 if value > 25 else 0).getbbox()
-    image = _centred(grey.crop(ink)) if ink else None
+    image = _centred(grey.crop(ink), fit) if ink else None
     if image is None:
         raise InvalidRequest(FieldProblem(pointer, "the picture is empty"))
     return image
@@ -143,12 +156,12 @@ def _grey(picture: Image.Image) -> Image.Image:
     return ImageOps.invert(grey) if np.median(border) > 127 else grey
 
 
-def _centred(ink: Image.Image) -> Floats | None:
-    """Fit the ink into 20x20, keeping its shape, and put its centre of mass into the middle of 28x28.
+def _centred(ink: Image.Image, fit: Fit) -> Floats | None:
+    """Fit the ink into the box, keeping its shape, and put its centre (of mass) into the middle of 28x28.
 
     None where so little ink lies so far apart that nothing of it is left.
     """
-    factor = _INK_BOX / max(ink.size)
+    factor = fit.box / max(ink.size)
     width, height = (max(1, round(side * factor)) for side in ink.size)
     small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 256
     rows, columns = np.indices(small.shape)
@@ -156,9 +169,11 @@ def _centred(ink: Image.Image) -> Floats | None:
     if not total:
         return None
     middle = (SIZE - 1) / 2
-    top = round(middle - float((rows * small).sum() / total))
-    left = round(middle - float((columns * small).sum() / total))
-    top, left = min(max(top, 0), SIZE - height), min(max(left, 0), SIZE - width)
+    top, left = (SIZE - height) // 2, (SIZE - width) // 2
+    if fit.by_mass:
+        top = round(middle - float((rows * small).sum() / total))
+        left = round(middle - float((columns * small).sum() / total))
+        top, left = min(max(top, 0), SIZE - height), min(max(left, 0), SIZE - width)
     image = np.zeros((SIZE, SIZE), np.float32)
     image[top : top + height, left : left + width] = small
     return image
