@@ -740,7 +740,13 @@ def test_keys_are_asked_for_where_others_may_reach_the_port(settings: dict[str, 
     assert Settings(**settings).keys_required is required
 
 
-def test_settings_that_contradict_each_other_are_refused() -> None:
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="DESCENT_REQUIRE_KEYS"):
         read_settings(insecure=True, require_keys=True)
+    refused = descent("up", "--insecure", home=tmp_path, cache=tmp_path, require_keys="1")
+    assert (refused.returncode, "DESCENT_INSECURE" in refused.stderr) == (1, True)
+
+
+def test_a_name_that_looks_like_localhost_is_not_it() -> None:
+    assert is_loopback("LocalHost")
     assert not is_loopback("localhost.evil.example")
