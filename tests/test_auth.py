@@ -215,6 +215,13 @@ def test_a_header_that_is_no_key_is_refused(
     assert "dsc_" not in problem["detail"].replace("dsc_...", "")
 
 
+def test_a_scrape_needs_a_key_and_any_will_do(as_owner: Callable[..., httpx2.Client], others_job: str) -> None:
+    numbers = as_owner("prometheus").get("/metrics")
+    assert numbers.status_code == 200
+    assert "descent_jobs{" in numbers.text
+    assert others_job not in numbers.text
+
+
 def test_the_scheme_is_read_in_any_case(url: str, key_of: Callable[..., str]) -> None:
     for scheme in ("bearer", "BEARER", "Bearer "):
         assert httpx2.get(f"{url}/jobs", headers={"Authorization": f"{scheme} {key_of('ann')}"}).status_code == 200

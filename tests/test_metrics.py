@@ -30,6 +30,7 @@ from core.spec import JobSpec
 from core.sweep import SweepSpec
 from tests.conftest import ROOT, Server, eventually
 
+HERE = "http://127.0.0.1"  # a Host that the API takes for its own
 LONG = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
 ALERTS, SCRAPING = ROOT / "docs/prometheus/alerts.yml", ROOT / "docs/prometheus/prometheus.yml"
@@ -367,7 +368,7 @@ def test_an_error_that_nobody_foresaw_is_counted_too() -> None:
     def bug() -> None:
         raise ZeroDivisionError
 
-    with TestClient(app, raise_server_exceptions=False) as http:
+    with TestClient(app, base_url=HERE, raise_server_exceptions=False) as http:
         assert http.get("/bug").status_code == 500
         assert value(http, "descent_http_requests_total", route="/bug", status="5xx") == 1
 
@@ -382,7 +383,7 @@ def test_predictions_are_timed_and_their_images_counted(http: httpx2.Client, tra
 
 def test_two_applications_in_one_process_do_not_share_their_numbers() -> None:
     settings = Settings(redis_url="unix:///nowhere/redis.sock")
-    with TestClient(create_app(settings)) as one, TestClient(create_app(settings)) as two:
+    with TestClient(create_app(settings), base_url=HERE) as one, TestClient(create_app(settings), base_url=HERE) as two:
         one.get("/healthz")
         assert value(one, "descent_http_requests_total", route="/healthz") == 1
         assert value(two, "descent_http_requests_total", route="/healthz") == 0
@@ -401,7 +402,7 @@ def silent() -> Iterator[str]:
 @pytest.mark.parametrize("store", ["away", "silent"])
 def test_without_redis_a_scrape_still_tells_of_the_process(request: pytest.FixtureRequest, store: str) -> None:
     url = "unix:///nowhere/redis.sock" if store == "away" else request.getfixturevalue("silent")
-    with TestClient(create_app(Settings(redis_url=url))) as http:
+    with TestClient(create_app(Settings(redis_url=url)), base_url=HERE) as http:
         http.get("/healthz")
         there = families(http)
     assert [sample.value for sample in there["descent_store_up"].samples] == [0]
