@@ -260,6 +260,8 @@ MORE_ROUTES = [
     "POST /jobs/{job_id}/resume {\"epochs\": 2}",
     "POST /jobs/{job_id}/resume {\"epochs\": 0}",
     "POST /predict {\"model\": \"{job_id}\"}",
+    "GET /models/{job_id}",
+    "PUT /models/mine {\"job_id\": \"{job_id}\"}",
 ]  # fmt: skip
 
 
@@ -337,6 +339,7 @@ def test_a_list_shows_ones_own_jobs(as_owner: Callable[..., httpx2.Client], othe
     assert rest["next"] is None
     assert dora.get("/jobs").json()["jobs"] == []
     assert dora.get("/jobs", params={"after": others_job}).json()["jobs"] == []
+    assert dora.get("/models").json() == {"models": [], "aliases": {}, "next": None}
     assert others_job not in json.dumps(cid.get("/jobs", params={"optimizer": "adam", "status": "succeeded"}).json())
 
 
