@@ -30,6 +30,7 @@ MADE: dict[str, tuple[Callable[[float], float], Outcome, str]] = {
     "killed, at guessing": (lambda t: CHANCE, Outcome.DIVERGED, "stuck"),
     "killed half way": (lambda t: 0.4 if t < 0.4 else CHANCE, Outcome.DIVERGED, "stuck"),
     "above guessing, with jumps": (lambda t: 2.6 + 0.4 * math.sin(60 * t), Outcome.DIVERGED, "stuck"),
+    "worse than at its start, though falling": (lambda t: 60 - 20 * t, Outcome.DIVERGED, "stuck"),
     "stuck half learned": (lambda t: 1.4, Outcome.DIVERGED, "stuck"),
     "swinging": (lambda t: 0.4 + 0.3 * math.sin(30 * t), Outcome.OSCILLATING, "rising_again"),
     "falling, then rising": (lambda t: 0.2 if t < 0.7 else 0.2 + 2 * (t - 0.7), Outcome.OSCILLATING, "rising_again"),

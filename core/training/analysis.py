@@ -100,7 +100,7 @@ def _judged(look: Mapping[str, float]) -> Verdict:
     """The first rule that holds."""
     chance, first, level, rise, gain = (look[name] for name in ("chance", "first", "level", "rise", "gain"))
     has_moved = abs(level - first) > _MOVED * chance or rise > _RISE * chance
-    stands = look["early"] - level < _FALL * chance
+    stands = look["early"] - level < _FALL * chance or level > first
     if not has_moved and level > _FAR * chance:
         return _because(
             Outcome.TOO_SLOW, "unmoved", look,
@@ -110,9 +110,9 @@ def _judged(look: Mapping[str, float]) -> Verdict:
     if stands and (level > _GUESSING * chance or (level > _FAR * chance and rise < _RISE * chance)):
         return _because(
             Outcome.DIVERGED, "stuck", look,
-            f"The loss left its start ({first:.2f}) and then stood still at {level:.2f}, where guessing gives {chance:.2f}: "
+            f"The loss left its start ({first:.2f}) and then stood at {level:.2f}, where guessing gives {chance:.2f}: "
             "the learning rate is too large and destroyed the network.",
-            f"损失离开起点（{first:.2f}）后停在 {level:.2f} 不再下降（随机猜测为 {chance:.2f}）：学习率过大，网络已被破坏。",
+            f"损失离开起点（{first:.2f}）后停在 {level:.2f}（随机猜测为 {chance:.2f}）：学习率过大，网络已被破坏。",
         )  # fmt: skip
     if rise > _RISE * chance:
         return _because(
