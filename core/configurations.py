@@ -32,7 +32,7 @@ def _name(spec: JobSpec) -> str:
     rate = spec.learning_rate
     if isinstance(rate, float):
         return f"{spec.optimizer.name} {rate!r}"
-    peak = rate.max_learning_rate if hasattr(rate, "max_learning_rate") else rate.initial
+    peak = next(getattr(rate, name) for name in ("initial", "max_learning_rate", "end") if hasattr(rate, name))
     return f"{spec.optimizer.name} {peak!r} {rate.schedule}"
 
 

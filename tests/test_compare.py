@@ -306,4 +306,5 @@ def test_a_label_names_what_differs_and_nothing_else() -> None:
     ]
     peak = {"schedule": "one_cycle", "max_learning_rate": 0.5, "total_steps": 5000}
     assert labelled([spec(learning_rate=peak)]) == ["momentum 0.5 one_cycle"]
+    assert labelled([spec(learning_rate={"schedule": "range_test", "end": 5.0})]) == ["momentum 5.0 range_test"]
     assert labelled([]) == []
