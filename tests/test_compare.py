@@ -179,6 +179,14 @@ def test_a_sampled_curve_is_the_same_as_the_histories_own_sample(http: Http, les
     assert compared(http, lesson[:1])["curves"][0]["sampling"] is None  # also after the sample was made
 
 
+def test_runs_on_several_data_sets_have_no_best(http: Http, lesson: list[str], with_store: WithStore[Any]) -> None:
+    other = with_store(lambda store: made(store, "momentum", 0.01, 0, dataset="fashion-mnist"))
+    table = compared(http, [*lesson, other])["table"]
+    assert (table["best"], table["noise"]) == (None, None)
+    labels = {run["label"] for run in table["runs"] if run["job_id"] in (lesson[0], other)}
+    assert labels == {'momentum 0.01, dataset="mnist"', 'momentum 0.01, dataset="fashion-mnist"'}
+
+
 def test_jobs_that_run_failed_or_wait_are_shown_as_they_are(http: Http, with_store: WithStore[Any]) -> None:
     async def scenario(store: JobStore) -> list[str]:
         running = await made(store, "adam", 0.001, 0, end=None)
