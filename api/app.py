@@ -15,6 +15,7 @@ from uuid_utils import uuid7
 
 from api import (
     catalogue,
+    compare,
     events,
     guard,
     history,
@@ -75,7 +76,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for module in (jobs, sweeps, rate_range, history, events, models, predict, catalogue, ops, problem_pages):
+    for module in (
+        jobs,
+        sweeps,
+        rate_range,
+        history,
+        events,
+        compare,
+        models,
+        predict,
+        catalogue,
+        ops,
+        problem_pages,
+    ):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)

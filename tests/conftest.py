@@ -78,15 +78,22 @@ def part_of(data: datasets.Dataset, *, valid: int = 500) -> datasets.Dataset:
     return datasets.Dataset(data.name, data.train, first(data.valid, valid), first(data.test, valid))
 
 
-@pytest.fixture(scope="session")
-def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+@contextmanager
+def redis_running(home: Path) -> Iterator[Settings]:
     """Settings of a home whose embedded server runs."""
-    settings = Settings(home=tmp_path_factory.mktemp("home"), lease_s=2, beat_s=0.3, scan_s=0.5, stop_s=3)
+    settings = Settings(home=home, lease_s=2, beat_s=0.3, scan_s=0.5, stop_s=3)
     server = RedisServer(settings)
     child = server.start()
     yield settings
     child.stop(10)
     server.release()
+
+
+@pytest.fixture(scope="session")
+def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One embedded server for all tests that share it."""
+    with redis_running(tmp_path_factory.mktemp("home")) as settings:
+        yield settings
 
 
 WithStore = Callable[[Callable[[JobStore], Coroutine[Any, Any, T]]], T]

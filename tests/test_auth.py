@@ -257,6 +257,7 @@ MORE_ROUTES = [
     "GET /jobs/{job_id}/loss?after=5",
     "GET /jobs/{job_id}/model?format=safetensors",
     "GET /events?jobs={job_id}",
+    "GET /compare?jobs={job_id}",
     "POST /jobs/{job_id}/resume {\"epochs\": 2}",
     "POST /jobs/{job_id}/resume {\"epochs\": 0}",
     "POST /predict {\"model\": \"{job_id}\"}",

@@ -1,6 +1,7 @@
 """The store against a real server; time is the server's own, so leases here are short."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -462,6 +463,24 @@ def test_pages_hold_every_job_once_newest_first(with_store: WithStore[Any]) -> N
         assert [job.id for job in cancelled[0]] == ids[:1]
 
     with_store(use)
+
+
+def test_outlines_are_of_those_jobs_that_there_are_in_the_order_asked_for(with_store: WithStore[Any]) -> None:
+    async def scenario(store: JobStore) -> None:
+        told, waiting, gone = [await store.submit(SPEC) for _ in range(3)]
+        claim = await claimed(store, told)
+        await append(store, claim, 0, 10, 20)
+        await store.end_epoch(claim, {"epoch": 0, "valid_accuracy": 0.5})
+        await store.cancel(gone.id)
+        await store.delete(gone.id)
+        first, second = await store.outlines([waiting.id, gone.id, told.id])
+        assert (first.job_id, first.record["status"], first.points) == (waiting.id, "queued", 0)
+        assert (first.epochs, first.last) == ([], [])
+        assert (second.job_id, second.record["status"], second.points) == (told.id, "running", 3)
+        assert ([json.loads(text) for text in second.last], len(second.epochs)) == ([point(20)], 1)
+        assert await store.outlines([]) == []
+
+    with_store(scenario)
 
 
 def test_a_bell_rings_for_one_and_only_while_queued(with_store: WithStore[Any]) -> None:

@@ -105,6 +105,17 @@ class RawJob:
         return Status(self.record["status"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A job as it is stored, of one moment, with its last point alone; `points` is how many there are."""
+
+    job_id: str
+    record: dict[str, str]
+    epochs: list[str]
+    last: list[str]
+    points: int
+
+
 class JobStore(Owned):
     """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
@@ -226,6 +237,24 @@ class JobStore(Owned):
             replies = await pipe.execute()
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
         return [summary_of(job_id, record, last) for job_id, record, last in pairs if self._is_seen(record)]
+
+    @reaching_redis
+    async def outlines(self, job_ids: Sequence[str]) -> list[Outline]:
+        """These jobs, in this order; those that are gone are left out."""
+        found: list[Outline] = []
+        for start in range(0, len(job_ids), _LIST_CHUNK):
+            ids = job_ids[start : start + _LIST_CHUNK]
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for key in (_PREFIX + job_id for job_id in ids):
+                    pipe.hgetall(key)
+                    pipe.lrange(f"{key}:epochs", 0, -1)
+                    pipe.lrange(f"{key}:loss", -1, -1)
+                    pipe.llen(f"{key}:loss")
+                replies = await pipe.execute()
+            for job_id, record, epochs, last, points in zip(ids, *(replies[n::4] for n in range(4)), strict=True):
+                if self._is_seen(record):
+                    found.append(Outline(job_id=job_id, record=record, epochs=epochs, last=last, points=points))
+        return found
 
     @reaching_redis
     @seen_by_caller
