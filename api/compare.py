@@ -165,9 +165,8 @@ async def compare(query: Annotated[CompareQuery, Query()], request: Request) -> 
     return Response(text, media_type="application/json", headers=headers)
 
 
-async def table_of(store: JobStore, job_ids: Sequence[str], *, target_accuracy: float = TARGET_ACCURACY) -> Table:
-    """The table of these jobs, up to some hundreds; those that are deleted are left out."""
-    outlines = await store.outlines(job_ids)
+async def table_of(store: JobStore, outlines: Sequence[Outline], *, target_accuracy: float) -> Table:
+    """The table of these jobs, up to some hundreds."""
     verdicts = [(await _reading(store, outline, 0)).verdict for outline in outlines]
     return await run_in_threadpool(lambda: _table(_runs(outlines), verdicts, target_accuracy))
 
@@ -245,7 +244,7 @@ def _table(runs: Sequence[Run], verdicts: Sequence[Verdict | None], target_accur
     rows = [_row(*each, target_accuracy) for each in zip(runs, labels, verdicts, strict=True)]
     groups = [_group(label, [row for row in rows if row.label == label]) for label in dict.fromkeys(labels)]
     groups.sort(key=lambda group: -group.test_accuracy.mean if group.test_accuracy else 1)
-    is_comparable = len({run.job.spec.dataset for run in runs}) == 1
+    is_comparable = len({run.job.spec.dataset for run in runs}) == 1  # not so for none at all, either
     return Table(
         target_accuracy=target_accuracy,
         rows=groups,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from api.compare import Table, table_of
 from api.conditional import NOT_MODIFIED, conditional, json_answer
 from api.jobs import CreateQuery, IdempotencyKey
 from api.problems import documented
@@ -20,6 +21,7 @@ from core.errors import NotFound, Unavailable
 from core.jobs import broker
 from core.jobs.artifacts import SWEEP_ID
 from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
+from core.jobs.record import summary_of
 from core.jobs.sweeps import Standing, Sweep
 from core.spec import JobSpec, Seed
 from core.sweep import SweepSpec
@@ -84,6 +86,7 @@ class SweepSummary(BaseModel):
 class SweepAnswer(SweepSummary):
     spec: SweepSpec
     jobs: list[SweepJob] = Field(description="Those that were not deleted, in the order they were queued.")
+    table: Table = Field(description="What came of them so far, as `GET /compare` has it.")
 
 
 class SweepPage(BaseModel):
@@ -207,12 +210,18 @@ async def delete(sweep_id: SweepId, request: Request) -> None:
 
 
 async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
-    jobs = await state.store.summaries(sweep.job_ids)
+    outlines = await state.store.outlines(sweep.job_ids)
+    jobs = [summary_of(outline.job_id, outline.record, outline.last) for outline in outlines]
     standings = [
         Standing(status=j.status, attempt=j.attempt, step=j.progress.step, total_steps=j.progress.total_steps)
         for j in jobs
     ]
-    return SweepAnswer(**dict(_summary(sweep, standings)), spec=sweep.spec, jobs=[_job(job) for job in jobs])
+    return SweepAnswer(
+        **dict(_summary(sweep, standings)),
+        spec=sweep.spec,
+        jobs=[_job(job) for job in jobs],
+        table=await table_of(state.store, outlines, target_accuracy=sweep.spec.target_accuracy),
+    )
 
 
 def _summary(sweep: Sweep, jobs: Sequence[Standing]) -> SweepSummary:

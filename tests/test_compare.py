@@ -277,7 +277,7 @@ def test_a_table_of_hundreds_of_jobs_leaves_out_those_that_are_gone(with_store: 
         for job_id in (jobs[0], jobs[1], jobs[7]):
             await store.cancel(job_id)
             await store.delete(job_id)
-        return jobs, await table_of(store, jobs, target_accuracy=0.9)
+        return jobs, await table_of(store, await store.outlines(jobs), target_accuracy=0.9)
 
     jobs, table = with_store(scenario)
     assert [run.job_id for run in table.runs] == [*jobs[2:7], *jobs[8:]]
@@ -287,7 +287,7 @@ def test_a_table_of_hundreds_of_jobs_leaves_out_those_that_are_gone(with_store: 
 
 
 def test_no_jobs_make_an_empty_table(with_store: WithStore[Any]) -> None:
-    table = with_store(lambda store: table_of(store, []))
+    table = with_store(lambda store: table_of(store, [], target_accuracy=0.9))
     assert (table.rows, table.runs, table.best, table.noise) == ([], [], None, None)
 
 

@@ -286,6 +286,12 @@ def test_a_sweep_is_trained_to_its_end_one_job_at_a_time(http: httpx2.Client) ->
     for earlier, later in itertools.pairwise(jobs):
         assert earlier["finished_at"] <= later["started_at"]
     assert all(job["result"]["test_accuracy"] > 0.05 for job in done["jobs"])
+    table = done["table"]
+    means = [row["test_accuracy"]["mean"] for row in table["rows"]]
+    assert means == sorted((job["result"]["test_accuracy"] for job in done["jobs"]), reverse=True)
+    assert (table["best"]["label"], table["target_accuracy"]) == (table["rows"][0]["label"], 0.97)
+    assert {row["label"] for row in table["rows"]} == {"sgd 0.01", "sgd 0.001", "adam 0.01", "adam 0.001"}
+    assert table["noise"]["within_noise"] in (True, False)
     etag = http.get(f"/sweeps/{sweep['id']}").headers["etag"]
     assert http.get(f"/sweeps/{sweep['id']}", headers={"If-None-Match": etag}).status_code == 304
     assert sweep["id"] in [listed["id"] for listed in http.get("/sweeps", params={"limit": 1}).json()["sweeps"]]
