@@ -14,6 +14,7 @@ RULES = (
     "high must be above low",
     "end must be at least ten times start",
     "a range test has",
+    "a range test leaves no model to compare",
     "a range test cannot be made longer",
     "the same value stands here twice",
     "jobs, and this one would have",
