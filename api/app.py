@@ -16,8 +16,8 @@ from uuid_utils import uuid7
 from api import (
     catalogue,
     compare,
+    document,
     events,
-    guard,
     history,
     jobs,
     models,
@@ -43,6 +43,8 @@ from core.jobs.sweeps import SweepStore
 from core.settings import Settings, configure_logging, read_settings
 
 log = logging.getLogger(__name__)
+
+_RESOURCES = (jobs, sweeps, rate_range, history, events, compare, models, predict, catalogue, ops, problem_pages)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -75,49 +77,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         separate_input_output_schemas=False,
+        generate_unique_id_function=document.operation_id,
     )
-    for module in (
-        jobs,
-        sweeps,
-        rate_range,
-        history,
-        events,
-        compare,
-        models,
-        predict,
-        catalogue,
-        ops,
-        problem_pages,
-    ):
+    for module in _RESOURCES:
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Requests, metrics=metrics)
-    _document_problems(app, needs_key=settings.keys_required)
+    document.install(app, needs_key=settings.keys_required)
     return app
-
-
-def _document_problems(app: FastAPI, *, needs_key: bool) -> None:
-    """Put the problem's schema into the OpenAPI document, in the place of FastAPI's own validation errors."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, object]:
-        document = generate()
-        schemas = document["components"]["schemas"]
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        reference = {"$ref": "#/components/schemas/Problem"}
-        for path in document["paths"].values():
-            for operation in path.values():
-                if "422" in operation["responses"]:
-                    content = {"application/problem+json": {"schema": reference}}
-                    operation["responses"]["422"] = {"description": "Not valid", "content": content}
-        model = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= model.pop("$defs") | {"Problem": model}
-        guard.document(document, needs_key=needs_key)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 class Requests:
@@ -177,6 +145,8 @@ def main() -> None:
     """Serve the API in the foreground until SIGTERM or SIGINT. Raises StackError when keys are required and there are none."""
     import uvicorn
 
+    from api.protocol import Protocol
+
     settings = read_settings()
     app = create_app(settings)
     if settings.keys_required:
@@ -185,6 +155,7 @@ def main() -> None:
         app,
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         loop="asyncio",  # under uvloop redis-py does not notice that a connection was cut (docs/decisions.md)
         log_config=None,
         access_log=False,

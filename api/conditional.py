@@ -6,8 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
 
+from api.problems import headers
+
 LONGEST_WAIT_S = 30
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "It is as `If-None-Match` names it."}}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "It is as `If-None-Match` names it.", **headers("ETag")}
+}
 
 Prefer = Annotated[
     str | None,

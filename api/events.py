@@ -21,6 +21,7 @@ from api.problems import documented
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
+from core.jobs.artifacts import JOB_ID
 from core.jobs.job import Status, from_ms
 from core.jobs.store import JobStore, News, RawJob, Seen, to_json
 
@@ -30,15 +31,32 @@ MOST_JOBS = 50
 _PULSE_S = 0.25
 _KEEP_ALIVE_S = 15.0
 _STREAM = "text/event-stream"
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One event; `data` is a JSON object in one line.",
+    "properties": {
+        "id": {"type": "string", "description": "Send the last one as `Last-Event-ID` to go on behind it."},
+        "event": {"enum": ["points", "epoch", "status", "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["id", "event", "data"],
+}
+_EVENTS = {"anyOf": [{"type": "string", "description": "The whole, as it is sent."}, _EVENT]}
 _SHOWN: dict[int | str, dict[str, Any]] = {
-    200: {"content": {_STREAM: {}}, "description": "The events."},
+    200: {"content": {_STREAM: {"schema": _EVENTS}}, "description": "The events."},
     204: {"description": "There are no more events."},
 }
 
 _NOT_OURS = FieldProblem("header last-event-id", "not an id of this stream's events")
 
+_COUNTS = r"[0-9]{1,9}(\.[0-9]{1,9}){2}"
 LastEventId = Annotated[
-    str | None, Header(max_length=2000, description="The last event's id that the client has seen.")
+    str | None,
+    Header(
+        max_length=2000,
+        description="The last event's id that the client has seen.",
+        pattern=f"^({_COUNTS}(,{_COUNTS}){{0,{MOST_JOBS - 1}}})?$",
+    ),
 ]
 
 
@@ -59,7 +77,11 @@ class Log(BaseModel):
 
 
 class StreamQuery(BaseModel):
-    jobs: str = Field(max_length=2000, description=f"Ids of up to {MOST_JOBS} jobs, with commas between them.")
+    jobs: str = Field(
+        max_length=2000,
+        description=f"Ids of up to {MOST_JOBS} jobs, with commas between them.",
+        json_schema_extra={"pattern": f"^{JOB_ID.pattern}(,{JOB_ID.pattern}){{0,{MOST_JOBS - 1}}}$"},
+    )
 
 
 @dataclass(frozen=True)

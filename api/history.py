@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.conditional import NOT_MODIFIED, conditional, etag_of, is_known
-from api.problems import documented
+from api.problems import TEXT, documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.jobs import artifacts
@@ -117,7 +117,11 @@ class LossQuery(BaseModel):
     "/loss",
     response_model=LossHistory,
     responses={
-        200: {"content": {"text/csv": {}, "application/x-ndjson": {}}, "description": "The points, in order."},
+        200: {
+            "content": {"text/csv": TEXT, "application/x-ndjson": TEXT},
+            "description": "The points, in order.",
+            **headers("ETag", sometimes=("X-Next", "X-Has-More", "X-Terminal")),
+        },
         **NOT_MODIFIED,
         **documented(404, 422, 503),
     },
@@ -212,7 +216,7 @@ async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
 @router.get(
     "/metrics",
     response_model=Metrics,
-    responses={**NOT_MODIFIED, **documented(404, 503)},
+    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 503)},
     summary="Metrics of each epoch that has ended",
 )
 async def metrics(job_id: JobId, request: Request) -> Response:

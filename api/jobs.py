@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.conditional import NOT_MODIFIED, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
-from api.problems import documented
+from api.problems import BYTES, documented, headers
 from api.state import JobId, State, known, read_model, state_of
 from api.strict import StrictRoute
 from core.catalogue import OPTIMIZERS
@@ -87,6 +87,7 @@ class ModelQuery(BaseModel):
     response_model=JobAnswer,
     responses={
         200: {"model": Preview, "description": "It is valid; nothing was created."},
+        202: headers("Location", "Retry-After", sometimes=("Idempotent-Replayed",)),
         **documented(400, 413, 415, 422, 503),
     },
     summary="Create a job",
@@ -151,7 +152,7 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> JobPag
 @router.get(
     "/{job_id}",
     response_model=JobAnswer,
-    responses={**NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={200: headers("ETag", sometimes=("Preference-Applied",)), **NOT_MODIFIED, **documented(404, 422, 503)},
     summary="One job",
 )
 async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Response:
@@ -257,7 +258,7 @@ def _asked(response: Response, job: Job, changed: bool) -> JobAnswer:
 @router.get(
     "/{job_id}/model",
     responses={
-        200: {"content": {"application/octet-stream": {}}, "description": "The weights."},
+        200: {"content": {"application/octet-stream": BYTES}, "description": "The weights.", **headers("ETag")},
         **NOT_MODIFIED,
         **documented(404, 409, 422, 500, 503),
     },

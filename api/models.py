@@ -19,7 +19,13 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 _SYNTAX = "1 to 64 lower-case letters, digits, dots and hyphens, a letter or a digit first and last"
 Alias = Annotated[str, Path(description=f"{_SYNTAX}.", json_schema_extra={"pattern": f"^{names.ALIAS.pattern}$"})]
-Name = Annotated[str, Path(description="An alias, `best`, `latest`, `best:fashion-mnist` and so on, or a job's id.")]
+Name = Annotated[
+    str,
+    Path(
+        description="An alias, `best`, `latest`, `best:fashion-mnist` and so on, or a job's id.",
+        json_schema_extra={"maxLength": 100},
+    ),
+]
 
 
 class Model(BaseModel):

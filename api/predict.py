@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api.problems import documented
 from api.state import read_model, state_of
@@ -23,14 +23,40 @@ if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first predi
 router = APIRouter(tags=["predict"], route_class=StrictRoute)
 
 MAX_IMAGES = 256
+MAX_PICTURE_CHARACTERS = 2_666_668  # base64 of the 2 MB that a picture may have
 _MODELS_KEPT = 8
+
+
+def _list(length: int, items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": length, "maxItems": length, "items": items}
+
+
+_PIXEL = {"type": "number", "minimum": 0, "maximum": 255}
+_PICTURE = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^[A-Za-z0-9+/]+={0,2}$",
+    "maxLength": MAX_PICTURE_CHARACTERS,
+}
+# What an image is, for the document. It is checked by hand (predictor.py): a union would name each of its failures.
+_SHAPES = WithJsonSchema({"anyOf": [_list(28, _list(28, _PIXEL)), _list(784, _PIXEL), _PICTURE]})
+Image = Annotated[list[Any] | str, _SHAPES]
+AnyImage = Annotated[Any, _SHAPES]
+# Either `image` or `images`; null is as good as left out.
+_EITHER: dict[str, Any] = {
+    "if": {"required": ["image"], "properties": {"image": {"not": {"type": "null"}}}},
+    "then": {"properties": {"images": {"type": "null"}}},
+    "else": {"required": ["images"], "properties": {"images": {"type": "array"}}},
+}
 
 
 class PredictRequest(BaseModel):
     """One `image` or up to 256 `images`: 28x28 lists, flat lists of 784, or base64 PNG or JPEG pictures."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"model": "best", "image": [[0.0] * 28] * 28}]}
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "best", "image": [0.0] * 784}], **_EITHER},
     )
 
     model: str = Field(
@@ -38,8 +64,8 @@ class PredictRequest(BaseModel):
         max_length=100,
         description="An alias, a job's id, or `best`, `latest` (of mnist), `best:fashion-mnist`, `latest:fashion-mnist`.",
     )
-    image: list[Any] | str | None = None
-    images: Annotated[list[Any], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
+    image: Image | None = None
+    images: Annotated[list[AnyImage], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
     range: Literal[1, 255] = Field(1, description="The brightest value of a list: 1, or 255 for bytes.")
     top_k: int = Field(3, ge=1, le=10)
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from html import escape
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse
 
 from api.problems import documented
@@ -21,6 +22,11 @@ class About:
 
 
 ABOUT = {
+    "malformed-http": About(
+        400,
+        "What was sent is not HTTP/1.1: a broken request line, header or length. No usual client sends such a thing.",
+        "发送的内容不是合法的 HTTP/1.1：请求行、请求头或长度有误。常见客户端不会发送这样的内容。",
+    ),
     "malformed-json": About(
         400,
         "The body is not one strict JSON value in UTF-8: NaN, a key twice, a lone surrogate or cut text. Send valid JSON.",
@@ -67,6 +73,16 @@ ABOUT = {
         409,
         "`best` and `latest`, and those of a data set, are kept by the server. Choose another alias.",
         "best、latest 及各数据集的同类名称由服务器维护，请使用其他别名。",
+    ),
+    "not-acceptable": About(
+        406,
+        "What is asked for cannot be had in any of the media types that the header Accept names. Leave it out, or add `*/*`.",
+        "无法以 Accept 头所列的任何媒体类型返回内容。请去掉该头，或加上 */*。",
+    ),
+    "request-timeout": About(
+        408,
+        "The request stopped in its middle: its length or its end was not as announced. Send it whole, without long pauses.",
+        "请求在中途停止：长度或结尾与声明不符。请完整发送，中间不要长时间停顿。",
     ),
     "too-large": About(
         413,
@@ -127,7 +143,7 @@ ABOUT = {
 
 
 @router.get("/{code}", response_class=HTMLResponse, responses=documented(404), summary="What a problem's type means")
-async def page(code: str, request: Request) -> HTMLResponse:
+async def page(code: Annotated[str, Path(json_schema_extra={"enum": sorted(ABOUT)})], request: Request) -> HTMLResponse:
     about = ABOUT.get(code)
     if about is None:
         raise NotFound("no such kind of problem")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, get_args
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api.headers import complete
 from core.catalogue import CLIP_CLASSES, OPTIMIZER_CLASSES, OPTIMIZERS, RATE_TAGS, SCHEDULE_CLASSES, nearest
@@ -18,7 +20,14 @@ from core.sweep import RateRange
 
 MOST_PROBLEMS = 10
 LONGEST_NAME = 60
-_CODES = {401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _RATE_TAGS = (*RATE_TAGS, *SCHEDULE_CLASSES)
 _TAGS = {  # which of a union's kinds a value is, as pydantic puts it into the path behind the field
     "optimizer": OPTIMIZERS,
@@ -59,7 +68,36 @@ class Problem(BaseModel):
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    described: dict[int | str, dict[str, Any]] = {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
+    }
+    for status in {429, 503} & described.keys():
+        described[status] |= headers("Retry-After")
+    return described
+
+
+TEXT = {"schema": {"type": "string"}}
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+_HEADERS = {
+    "ETag": "Names this state: send it as `If-None-Match`.",
+    "Idempotent-Replayed": "`true` when the `Idempotency-Key` was used for this request before: nothing new was made.",
+    "Location": "Path of what was made.",
+    "Preference-Applied": "How long `Prefer` asked to wait, as it was understood.",
+    "Retry-After": "Seconds after which to ask again.",
+    "X-Has-More": "As `has_more` of the JSON answer: `true` or `false`.",
+    "X-Next": "As `next` of the JSON answer.",
+    "X-Terminal": "As `terminal` of the JSON answer: `true` or `false`.",
+}
+
+
+def headers(*required: str, sometimes: Sequence[str] = ()) -> dict[str, Any]:
+    """The `headers` of a documented response: those that are always there, and those that are not."""
+    return {
+        "headers": {
+            name: {"description": _HEADERS[name], "required": name in required, "schema": {"type": "string"}}
+            for name in (*required, *sometimes)
+        }
+    }
 
 
 def install(app: FastAPI) -> None:
@@ -87,7 +125,20 @@ def _of_framework(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code = _CODES.get(error.status_code, phrase.lower().replace(" ", "-"))
     detail = _NO_SUCH_PATH if error.status_code == 404 else str(error.detail)
-    return _render(request, error.status_code, code, phrase, detail, (), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return _render(request, error.status_code, code, phrase, detail, (), headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of the path; Starlette names those of the first route that has it alone."""
+
+    def is_taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+    return [method for method in _METHODS if is_taken(method)]
 
 
 def _of_validation(request: Request, error: Exception) -> Response:
@@ -114,6 +165,9 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     context = item.get("ctx", {})
     pointer += context.get("field", "")  # a rule over several fields names the one to change
     allowed, hint = tuple(context.get("allowed", ())), context.get("did_you_mean")
+    if item["type"] == "union_tag_invalid":
+        allowed = tuple(re.findall("'([^']*)'", context["expected_tags"]))
+        hint = nearest(str(context["tag"])[:LONGEST_NAME], allowed)
     if item["type"] == "extra_forbidden":
         allowed = _known_fields(request, tag, names[:-1])
         hint = nearest(names[-1][:LONGEST_NAME], allowed)
@@ -137,6 +191,7 @@ _SENTENCES = {
     "extra_forbidden": "no such field",
     "model_attributes_type": "this should be an object",
     "missing": "this is required",
+    "union_tag_invalid": "this names none of the choices",
 }
 
 
@@ -174,20 +229,34 @@ def _render(
     problems: Sequence[FieldProblem],
     headers: dict[str, str],
 ) -> Response:
+    request_id, instance = _request_id(request), printable(request.scope["path"])
+    text = problem_text(status, code, title, detail, problems, instance=instance, request_id=request_id)
+    return Response(text, status, {**headers, "X-Request-Id": request_id}, "application/problem+json")
+
+
+def problem_text(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    problems: Sequence[FieldProblem] = (),
+    *,
+    instance: str,
+    request_id: str,
+) -> str:
+    """A problem document, in ASCII."""
     body: dict[str, Any] = {
         "type": f"/problems/{code}",
         "title": title,
         "status": status,
         "detail": printable(detail)[:500],
-        "instance": printable(request.scope["path"])[:200],
+        "instance": instance[:200],
         "code": code,
-        "request_id": _request_id(request),
+        "request_id": request_id,
     }
     if problems:
         body["errors"] = [_as_field(problem) for problem in problems]
-    return Response(
-        json.dumps(body), status, {**headers, "X-Request-Id": body["request_id"]}, "application/problem+json"
-    )
+    return json.dumps(body)
 
 
 def _as_field(problem: FieldProblem) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from api.catalogue import Text
 from api.conditional import NOT_MODIFIED, Prefer
 from api.jobs import CreateQuery, IdempotencyKey, Preview, previewed, submitted, when_changed
-from api.problems import documented
+from api.problems import documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.catalogue import Optimizer, RangeTest, Rate, Strict
@@ -97,6 +97,7 @@ class RangeTestAnswer(BaseModel):
     response_model=RangeTestAnswer,
     responses={
         200: {"model": Preview, "description": "It is valid; nothing was created."},
+        202: headers("Location", "Retry-After", sometimes=("Idempotent-Replayed",)),
         **documented(400, 413, 415, 422, 503),
     },
     summary="Find a learning rate",
@@ -123,7 +124,7 @@ async def create(
 @router.get(
     "/{job_id}",
     response_model=RangeTestAnswer,
-    responses={**NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={200: headers("ETag", sometimes=("Preference-Applied",)), **NOT_MODIFIED, **documented(404, 422, 503)},
     summary="A range test: its curve, and the rate it suggests",
 )
 async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Response:

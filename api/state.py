@@ -21,7 +21,10 @@ from core.settings import Settings
 
 T = TypeVar("T")
 
-JobId = Annotated[str, Path(description="The job's id, `job_...`.")]
+# The document states the pattern; what does not match it names no job, and is a 404 like any other such id.
+JobId = Annotated[
+    str, Path(description="The job's id, `job_...`.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,13 @@
 """Reading requests strictly: what is not asked for, not JSON, ambiguous or too long is refused, never guessed at."""
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -13,6 +16,8 @@ from core.catalogue import nearest
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
+_MOST_READ = 8 * MAX_BODY_BYTES  # of a body too long: who is cut off while it sends may not see the answer
+SILENCE_S = 10  # how long a request may stop in its middle
 
 
 class StrictRequest(Request):
@@ -23,13 +28,21 @@ class StrictRequest(Request):
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            content = bytearray()
-            async for piece in self.stream():
-                content += piece
-                if len(content) > MAX_BODY_BYTES:
-                    raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes", {"Connection": "close"})
+            content, size, pieces = bytearray(), 0, self.stream()
+            while size <= _MOST_READ and (piece := await self._next(pieces)) is not None:
+                size += len(piece)
+                content += piece if size <= MAX_BODY_BYTES else b""
+            if size > MAX_BODY_BYTES:
+                raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
             self._body = bytes(content)
         return self._body
+
+    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                return await anext(pieces, None)
+        except TimeoutError:
+            raise HTTPException(408, f"nothing came for {SILENCE_S} s", {"Connection": "close"}) from None
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -42,17 +55,36 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        produced = self._media_types()
 
         async def strict(request: Request) -> Response:
-            _refuse_unknown_parameters(request)
+            _refuse_unless_accepted(request.headers.get("accept", ""), produced)
+            _refuse_wrong_parameters(request)
             checked = StrictRequest(request.scope, request.receive)
             if self.body_field is not None and not await self._may_be_left_out(checked):
+                if request.headers.get("content-encoding", "identity").lower() != "identity":
+                    raise HTTPException(415, "send the body as it is, not compressed", {"Accept-Encoding": "identity"})
                 if not _is_json(request.headers.get("content-type", "")):
                     raise HTTPException(415, "send the body as application/json")
-                await checked.json()
+                if await checked.json() is None:
+                    raise InvalidRequest(FieldProblem("", "this should be an object"))
             return await handle(checked)
 
         return strict
+
+    def _media_types(self) -> set[str]:
+        """What a success of this route may be; empty when it has no content."""
+        if self.status_code == 204:
+            return set()
+        response = self.response_class
+        usual = response.value if isinstance(response, DefaultPlaceholder) else response
+        named = [
+            media
+            for status, answer in self.responses.items()
+            if int(status) < 300
+            for media in answer.get("content", ())
+        ]
+        return {*named, usual.media_type} - {None}
 
     async def _may_be_left_out(self, request: StrictRequest) -> bool:
         """Whether there is no body, and need not be one."""
@@ -60,16 +92,32 @@ class StrictRoute(APIRoute):
         return not self.body_field.field_info.is_required() and not await request.body()
 
 
-def _refuse_unknown_parameters(request: Request) -> None:
+def _refuse_unless_accepted(accept: str, produced: set[str]) -> None:
+    """Raise 406 when nothing that the route can answer is among the media ranges of `Accept` (RFC 9110, 12.5.1)."""
+    ranges = {}
+    for entry in accept.lower().split(","):
+        media, *parameters = [part.strip() for part in entry.split(";")]
+        ranges[media] = not any(re.fullmatch(r"q=0(\.0*)?", parameter.replace(" ", "")) for parameter in parameters)
+
+    def is_wanted(media: str) -> bool:
+        candidates = (media, media.partition("/")[0] + "/*", "*/*")
+        return next((ranges[name] for name in candidates if name in ranges), False)
+
+    if accept.strip() and produced and not any(map(is_wanted, produced)):
+        raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
+
+
+def _refuse_wrong_parameters(request: Request) -> None:
     models = [parameter.field_info.annotation for parameter in request.scope["route"].dependant.query_params]
     known = tuple(name for model in models for name in getattr(model, "model_fields", {}))
+    given = request.query_params
     problems = [
         FieldProblem(
             printable(f"?{name[:LONGEST_NAME]}"), "no such parameter", known, nearest(name[:LONGEST_NAME], known)
         )
-        for name in list(request.query_params)[:MOST_PROBLEMS]
+        for name in list(given)[:MOST_PROBLEMS]
         if name not in known
-    ]
+    ] or [FieldProblem(f"?{name}", "give it once") for name in given if len(given.getlist(name)) > 1]
     if problems:
         raise InvalidRequest(*problems)
 
@@ -118,7 +166,8 @@ def _int(digits: str) -> int:
 
 
 def _float(digits: str) -> float:
+    """A number with a point or an exponent. What is whole is an integer, as JSON Schema has it: `1.0` and `1e3` too."""
     value = float(digits)
     if value in (float("inf"), float("-inf")):
         raise MalformedJson(FieldProblem("", "a number is too large"))
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

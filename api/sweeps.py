@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from api.compare import Table, table_of
 from api.conditional import NOT_MODIFIED, conditional, json_answer
 from api.jobs import CreateQuery, IdempotencyKey
-from api.problems import documented
+from api.problems import documented, headers
 from api.state import State, state_of
 from api.strict import StrictRoute
 from core.catalogue import LearningRate, Optimizer
@@ -29,11 +29,13 @@ from core.sweep import SweepSpec
 router = APIRouter(prefix="/sweeps", tags=["sweeps"], route_class=StrictRoute)
 log = logging.getLogger(__name__)
 
-SweepId = Annotated[str, Path(description="The sweep's id, `sweep_...`.")]
+SweepId = Annotated[
+    str, Path(description="The sweep's id, `sweep_...`.", json_schema_extra={"pattern": f"^{SWEEP_ID.pattern}$"})
+]
 SweepStatus = Literal["queued", "running", "cancelling", "finished", "cancelled"]
 
 
-class Choice(BaseModel):
+class SweepChoice(BaseModel):
     """What sets a job of a sweep apart from the others."""
 
     optimizer: Optimizer
@@ -45,7 +47,7 @@ class SweepPreview(BaseModel):
     """What a sweep would be; nothing is stored."""
 
     spec: SweepSpec
-    jobs: list[Choice] = Field(description="In the order they would be queued.")
+    jobs: list[SweepChoice] = Field(description="In the order they would be queued.")
     total_steps: int
     points: int = Field(description="Loss points they would store.")
     seconds: float | None = Field(
@@ -54,7 +56,7 @@ class SweepPreview(BaseModel):
     )
 
 
-class SweepJob(Choice):
+class SweepJob(SweepChoice):
     job_id: str
     status: Status
     terminal: bool
@@ -112,6 +114,7 @@ def known_sweep(sweep_id: str) -> str:
     response_model=SweepAnswer,
     responses={
         200: {"model": SweepPreview, "description": "It is valid; nothing was created."},
+        202: headers("Location", "Retry-After", sometimes=("Idempotent-Replayed",)),
         **documented(400, 413, 415, 422, 503),
     },
     summary="Create a sweep",
@@ -178,7 +181,7 @@ async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> S
 @router.get(
     "/{sweep_id}",
     response_model=SweepAnswer,
-    responses={**NOT_MODIFIED, **documented(404, 503)},
+    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 503)},
     summary="One sweep: its jobs, and the table of what came of them",
 )
 async def get(sweep_id: SweepId, request: Request) -> Response:
@@ -250,8 +253,8 @@ def _status(sweep: Sweep, jobs: Sequence[Standing]) -> SweepStatus:
     return "queued" if all(job.attempt == 0 for job in jobs) else "running"
 
 
-def _choice(spec: JobSpec) -> Choice:
-    return Choice(optimizer=spec.optimizer, learning_rate=spec.learning_rate, seed=spec.seed)
+def _choice(spec: JobSpec) -> SweepChoice:
+    return SweepChoice(optimizer=spec.optimizer, learning_rate=spec.learning_rate, seed=spec.seed)
 
 
 def _job(job: JobSummary) -> SweepJob:

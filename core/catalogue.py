@@ -19,8 +19,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _with_its_name(schema: dict[str, Any]) -> None:
+    """The name says which of the choices an object is; that it has a default serves our own code alone."""
+    if "name" in schema["properties"]:
+        schema["required"] = ["name", *schema.get("required", [])]
+
+
 class Described(Strict):
     """Something that can be chosen: its docstring says what it is, `zh` the same in Chinese."""
+
+    model_config = ConfigDict(json_schema_extra=_with_its_name)
 
     zh: ClassVar[str]
 
@@ -183,7 +191,7 @@ def _named(value: object) -> object:
 Optimizer = Annotated[
     AnyOptimizer,
     Field(discriminator="name"),
-    BeforeValidator(_named, json_schema_input_type=str | AnyOptimizer),
+    BeforeValidator(_named, json_schema_input_type=Literal[OPTIMIZERS] | AnyOptimizer),
 ]
 
 

@@ -45,7 +45,9 @@ class Recipe(Strict):
         DEFAULT_DATASET, description="What to learn: digits or clothes; GET /datasets has more."
     )
     epochs: int = Field(5, ge=1, le=1000)
-    batch_size: int = Field(100, ge=1, description="Images a step; at most the size of the training split.")
+    batch_size: int = Field(
+        100, ge=1, le=max(TRAIN_IMAGES.values()), description="Images a step; at most the size of the training split."
+    )
     log_every: int = Field(10, ge=1, le=10_000, description="Steps from one stored loss point to the next.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty, Paddle's `weight_decay`.")
     grad_clip: GradClip | None = Field(None, description="How large a gradient may be.")
@@ -63,7 +65,7 @@ class Recipe(Strict):
 
 
 class _Choice(Strict):
-    optimizer: Optimizer = Field(description="A name, or an object with that optimizer's own parameters.")
+    optimizer: Optimizer = Field(description="A name, in any case, or an object with that optimizer's own parameters.")
     learning_rate: LearningRate = Field(description="A number, or an object with a schedule's own parameters.")
     seed: Seed = 0
 
@@ -146,7 +148,8 @@ class JobSpec(Recipe, _Choice):
         try:
             return JobSpec.model_validate(self.model_dump() | {"epochs": self.epochs + epochs})
         except ValidationError as error:
-            raise InvalidRequest(FieldProblem("/epochs", error.errors(include_input=False)[0]["msg"])) from None
+            why = error.errors(include_input=False)[0]["msg"]
+            raise InvalidRequest(FieldProblem("/epochs", f"the longer job could not be: {why}")) from None
 
     def hash(self, backend: dict[str, Any] | None = None) -> str:
         """Equal for specs that ask for the same training; name and tags do not count.

@@ -23,6 +23,7 @@ from core.training import datasets, runtime
 
 if TYPE_CHECKING:
     from core.training.fused import Kernel
+    from tests.staged import Api
 
 runtime.prepare(available_cores())  # before any test imports Paddle
 
@@ -191,6 +192,15 @@ def serving(
             for pid in (pid for pid in family if is_alive(pid)):
                 os.kill(pid, signal.SIGKILL)
             process.stdout.close() if process.stdout else None
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Api"]:
+    """An API of its own without a worker, and a job in every state."""
+    from tests.staged import api_without_worker
+
+    with api_without_worker(tmp_path_factory.mktemp("api")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,22 @@
 """Server-Sent Events over real HTTP: nothing missed, nothing twice, also after coming back; and a clean end."""
 
+import asyncio
 import json
+import random
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 
+from core.jobs.job import Status
+from core.jobs.store import JobStore
 from tests.conftest import Server, eventually
+from tests.proxy import Proxy
+from tests.staged import EPOCH, Api, blank_weights, point, published
+from tests.staged import SPEC as STAGED
 
 SPEC = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "batch_size": 1000, "log_every": 1}
 STREAM = {"Accept": "text/event-stream"}
@@ -144,3 +153,88 @@ def test_streams_that_were_left_are_let_go(http: httpx2.Client, server: Server) 
     assert http.get("/healthz").status_code == 200
     http.post(f"/jobs/{job_id}/cancel")
     assert told(events(http, f"/jobs/{job_id}/events"), "status", "status")[-1] == "cancelled"
+
+
+class Narrator:
+    """Tells of a job, as its worker would, until `end`; then the job has succeeded."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._tell()), daemon=True)
+        self._is_there = threading.Event()
+        self.job_id = ""
+
+    def __enter__(self) -> "Narrator":
+        self._thread.start()
+        assert self._is_there.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._thread.join(20)
+
+    def end(self) -> None:
+        self._is_over.set()
+
+    async def _tell(self) -> None:
+        async with JobStore.connect(self._api.settings.store_url) as store:
+            job = await store.submit(STAGED)
+            claim = await store.claim(job.id, worker="host:1", lease_s=3600)
+            assert claim
+            self.job_id = job.id
+            self._is_there.set()
+            step, epoch, dice = 0, 0, random.Random(1)
+            while not self._is_over.is_set():
+                size = dice.randrange(1, 40)
+                points = [point(n, -1) for n in range(step, step + size)]
+                step += size
+                assert await store.append(claim, points, steps_done=step, images_per_s=1.0) == "go_on"
+                if dice.random() < 0.3:
+                    await store.end_epoch(claim, {**EPOCH, "epoch": epoch})
+                    epoch += 1
+                await asyncio.sleep(0.02)  # the training
+            files = published(self._api.settings, claim, blank_weights())
+            await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=files)
+
+
+def received(url: str, last: str | None, cut: Any, limit: int | None) -> list[Event]:
+    """The whole events that came before the connection was cut, in the middle of one for the most part."""
+    content = b""
+    headers = STREAM | ({"Last-Event-ID": last} if last else {})
+    with suppress(httpx2.TransportError), httpx2.stream("GET", url, headers=headers, timeout=20) as answer:
+        for piece in answer.iter_raw():
+            content += piece
+            if limit is not None and len(content) >= limit:
+                cut()
+                content = content[:limit]
+                break
+    found = []
+    for text in content.decode().split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in text.splitlines())
+        if "event" in fields:
+            found.append({**fields, "data": json.loads(fields["data"])})
+    return found
+
+
+def test_a_stream_that_is_cut_twenty_times_loses_nothing(api: Api) -> None:
+    dice, found, cuts = random.Random(2), list[Event](), 0
+    with Proxy(api.address) as proxy, Narrator(api) as narrator:
+        url = f"http://127.0.0.1:{proxy.port}/jobs/{narrator.job_id}/events"
+        while not (found and found[-1]["event"] == "end"):
+            last = found[-1]["id"] if found else None
+            found += received(url, last, proxy.reset, dice.randrange(50, 4000) if cuts < 20 else None)
+            cuts += 1
+            if cuts == 20:
+                narrator.end()
+        job_id = narrator.job_id
+    assert cuts > 20
+    with httpx2.Client(base_url=api.url, timeout=20) as http:
+        points = http.get(f"/jobs/{job_id}/loss").json()["points"]
+        epochs = http.get(f"/jobs/{job_id}/metrics").json()["epochs"]
+    assert len(points) > 200
+    assert [p for event in found if event["event"] == "points" for p in event["data"]["points"]] == points
+    assert [epoch["epoch"] for epoch in epochs] == list(range(len(epochs)))
+    assert told(found, "epoch", "metrics") == epochs
+    assert told(found, "status", "status") == ["queued", "running", "succeeded"]
+    assert [event["event"] for event in found].count("end") == 1

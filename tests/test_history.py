@@ -1,17 +1,24 @@
 """What a job has told, in every shape: pages, samples, CSV, NDJSON, columns, epochs; unchanged answers and waiting."""
 
+import asyncio
 import csv
 import hashlib
 import io
 import json
+import math
+import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
 
 from api.history import sampled
+from core.jobs.store import JobStore
+from core.spec import JobSpec
 from tests.conftest import Server, eventually
+from tests.staged import Api
 
 
 @pytest.fixture
@@ -147,3 +154,115 @@ def test_the_checkpoints_that_are_kept_are_named(http: httpx2.Client, server: Se
     assert hashlib.sha256(file.read_bytes()).hexdigest() == last["sha256"]
     assert file.stat().st_size == last["size_bytes"]
     assert http.get(f"/jobs/job_{'0' * 32}/checkpoints").status_code == 404
+
+
+# --- a long history ----------------------------------------------------------------------------------------------------
+
+LONG = {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 1000, "batch_size": 500, "log_every": 1}
+Point = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def long_history(api: Api) -> tuple[str, list[Point]]:
+    """A job with 100,000 points, and the points as they were told: random losses, some not finite."""
+    dice = random.Random(3)
+
+    def told(step: int) -> Point:
+        odd = {"loss": None, "nonfinite": dice.choice(["nan", "inf", "-inf"])} if dice.random() < 0.01 else {}
+        facts = {"step": step, "epoch": step // 100, "batch": step % 100, "loss": dice.expovariate(1)}
+        return {**facts, **odd, "time_s": round(step / 300, 4)}
+
+    points = [told(step) for step in range(100_000)]
+
+    async def store_them() -> str:
+        async with JobStore.connect(api.settings.store_url) as store:
+            job = await store.submit(JobSpec.model_validate(LONG))
+            claim = await store.claim(job.id, worker="host:1", lease_s=3600)
+            assert claim
+            await store.append(claim, points, steps_done=len(points), images_per_s=1.0)
+            return job.id
+
+    return asyncio.run(store_them()), points
+
+
+def from_json(answer: httpx2.Response) -> tuple[list[Point], str, bool]:
+    body = answer.json()
+    return body["points"], body["next"], body["has_more"]
+
+
+def from_columns(answer: httpx2.Response) -> tuple[list[Point], str, bool]:
+    body = answer.json()
+    columns = body["points"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [_without_none(row) for row in rows], body["next"], body["has_more"]
+
+
+def from_ndjson(answer: httpx2.Response) -> tuple[list[Point], str, bool]:
+    return [json.loads(line) for line in answer.text.splitlines()], *_facts(answer)
+
+
+def from_csv(answer: httpx2.Response) -> tuple[list[Point], str, bool]:
+    points = []
+    for row in csv.DictReader(io.StringIO(answer.text)):
+        whole = {name: int(row[name]) for name in ("step", "epoch", "batch")}
+        finite = math.isfinite(float(row["loss"]))
+        loss = {"loss": float(row["loss"])} if finite else {"loss": None, "nonfinite": row["loss"]}
+        points.append({**whole, **loss, "time_s": float(row["time_s"])})
+    return points, *_facts(answer)
+
+
+def _facts(answer: httpx2.Response) -> tuple[str, bool]:
+    return answer.headers["x-next"], answer.headers["x-has-more"] == "true"
+
+
+def _without_none(row: Point) -> Point:
+    return {name: value for name, value in row.items() if name != "nonfinite" or value is not None}
+
+
+FORMS = {
+    "json": ({}, from_json),
+    "columns": ({"shape": "columns"}, from_columns),
+    "ndjson": ({"format": "ndjson"}, from_ndjson),
+    "csv": ({"format": "csv"}, from_csv),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "limit"), [("json", 10_000), ("json", 7_919), ("columns", 10_000), ("ndjson", 7_919), ("csv", 10_000)]
+)
+def test_a_history_of_100_000_points_pages_exactly(
+    api: Api, long_history: tuple[str, list[Point]], form: str, limit: int
+) -> None:
+    job_id, told = long_history
+    query, read = FORMS[form]
+    found: list[Point] = []
+    after, has_more = "0", True
+    with httpx2.Client(base_url=api.url, timeout=40) as http:
+        while has_more:
+            points, after, has_more = read(losses(http, job_id, **query, limit=limit, after=after))
+            assert len(points) == (limit if has_more else len(told) - len(found))
+            found += points
+    assert found == told
+    assert after == "100000"
+
+
+def test_any_cursor_limit_and_range_of_a_long_history_is_a_slice_of_it(
+    api: Api, long_history: tuple[str, list[Point]]
+) -> None:
+    job_id, told = long_history
+    dice = random.Random(4)
+    with httpx2.Client(base_url=api.url, timeout=40) as http:
+        for _ in range(20):
+            after, limit = dice.randrange(100_001), dice.choice([1, 2, 99, 1000])
+            page = losses(http, job_id, after=after, limit=limit).json()
+            assert page["points"] == told[after : after + limit]
+            assert (page["count"], page["next"]) == (100_000, str(min(after + limit, 100_000)))
+            assert page["has_more"] == (after + limit < 100_000)
+            first = dice.randrange(100_000)
+            part = losses(http, job_id, from_step=first, to_step=first + limit - 1).json()
+            assert part["points"] == told[first : first + limit]
+        sample = losses(http, job_id, max_points=500).json()
+    assert (sample["sampling"]["of"], sample["next"], sample["has_more"]) == (100_000, "100000", False)
+    assert [point for point in sample["points"] if told[point["step"]] != point] == []
+    finite = [point["loss"] for point in told if point["loss"] is not None]
+    assert {min(finite)} <= {point["loss"] for point in sample["points"]}

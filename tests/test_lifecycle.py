@@ -172,22 +172,22 @@ def test_predictions_while_a_model_is_deleted_are_right_or_a_404(client: Client,
     assert statuses[-1] == 404
 
 
-def test_fifty_requests_with_one_key_make_one_job_that_trains_once(client: Client, server: Server) -> None:
+def test_a_hundred_requests_with_one_key_make_one_job_that_trains_once(client: Client, server: Server) -> None:
     spec = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "batch_size": 5000}
 
     def post(_: int) -> httpx2.Response:
         with httpx2.Client(base_url=server.url, timeout=30) as http:
-            return http.post("/jobs", json=spec, headers={"Idempotency-Key": "one-of-fifty"})
+            return http.post("/jobs", json=spec, headers={"Idempotency-Key": "one-of-a-hundred"})
 
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(post, range(50)))
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(post, range(100)))
     assert {answer.status_code for answer in answers} == {202}
     (job_id,) = {answer.json()["id"] for answer in answers}
-    assert [answer.headers.get("idempotent-replayed") for answer in answers].count("true") == 49
+    assert [answer.headers.get("idempotent-replayed") for answer in answers].count("true") == 99
     job = end_of(client, job_id)
     assert [t["status"] for t in job["transitions"]] == ["queued", "running", "succeeded"]
     with httpx2.Client(base_url=server.url) as http:
-        other = http.post("/jobs", json=spec | {"epochs": 2}, headers={"Idempotency-Key": "one-of-fifty"})
+        other = http.post("/jobs", json=spec | {"epochs": 2}, headers={"Idempotency-Key": "one-of-a-hundred"})
         assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
         for key in ("", "x" * 300, "two words"):
             bad = http.post("/jobs", json=spec, headers={"Idempotency-Key": key})

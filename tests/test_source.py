@@ -52,6 +52,8 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "worker.reconcile": {"redis", "celery", "worker"},
     "worker.app": {"redis", "celery", "worker"},
     "worker.trainer_process": {"worker"},
+    "api.document": {"redis", "celery", "fastapi", "api"},
+    "api.protocol": {"fastapi", "uvicorn", "api"},
     "api.app": {"redis", "celery", "fastapi", "api"},
     "client.client": {"httpx2", "client"},
     "client.cli": {"typer", "client"},

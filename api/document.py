@@ -1,0 +1,105 @@
+"""The OpenAPI document: what FastAPI makes of the routes, completed with what all of them share.
+
+Every answer carries `X-Request-Id`; every error is a problem; any route may refuse its parameters, `Accept` (`strict.py`) or
+too many headers (`guard.py`); an id that one answer gives is linked to the operations that take it.
+"""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api import guard
+from api.problems import Problem, documented
+from api.strict import MAX_BODY_BYTES
+
+Json = dict[str, Any]
+
+_ALWAYS_POSSIBLE = (406, 422, 431)
+_WITH_A_BODY = (400, 408, 413, 415)
+_REQUEST_ID = {
+    "description": "Names this request in the server's log.",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+}
+_BODY = f"Strict JSON in UTF-8, at most {MAX_BODY_BYTES} bytes: no key twice, no NaN, no lone surrogate."
+_OWN_PATHS = {"JobAnswer": "/jobs/{job_id}", "SweepAnswer": "/sweeps/{sweep_id}", "RangeTestAnswer": "/jobs/{job_id}"}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Short names, for the clients that are generated from the document: `jobs_create`."""
+    return f"{route.tags[0]}_{route.name}" if route.tags else route.name
+
+
+def install(app: FastAPI, *, needs_key: bool) -> None:
+    """Complete the application's document, once it is asked for."""
+    generate = app.openapi
+
+    def openapi() -> Json:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(generate(), needs_key=needs_key)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _completed(document: Json, *, needs_key: bool) -> Json:
+    components = document["components"]
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which are never sent
+        components["schemas"].pop(name, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
+    components["headers"] = {"X-Request-Id": _REQUEST_ID}
+    guard.document(document, needs_key=needs_key)
+    links = {f"#/components/schemas/{name}": _links(document, path) for name, path in _OWN_PATHS.items()}
+    for operation in operations(document):
+        answers = operation["responses"]
+        possible: tuple[int, ...] = _ALWAYS_POSSIBLE
+        if "requestBody" in operation:
+            body = operation["requestBody"]
+            body["description"] = _BODY
+            for content in body["content"].values():
+                content["schema"] = _without_null(content["schema"])
+            possible += _WITH_A_BODY
+        answers |= {str(status): answer for status, answer in documented(*possible).items()}
+        for status, answer in answers.items():
+            answer.setdefault("description", HTTPStatus(int(status)).phrase)
+            answer.setdefault("headers", {})["X-Request-Id"] = {"$ref": "#/components/headers/X-Request-Id"}
+            if (what := _what(answer)) in links:
+                answer["links"] = links[what]
+        for parameter in operation.get("parameters", ()):
+            parameter["schema"] = _without_null(parameter["schema"])
+    return document
+
+
+def _without_null(schema: Json) -> Json:
+    """The schema of a parameter or a body: it can be left out, but is never null itself."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    return rest | kinds[0] if len(kinds) == 1 else schema
+
+
+def operations(document: Json) -> Iterator[Json]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _what(answer: Json) -> str:
+    """The reference to the schema of a JSON answer; empty where there is none."""
+    return str(answer.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", ""))
+
+
+def _links(document: Json, own_path: str) -> Json:
+    """What can be done with that of which an answer holds the id."""
+    parameter = own_path.partition("{")[2].removesuffix("}")
+    return {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {parameter: "$response.body#/id"},
+        }
+        for path, methods in document["paths"].items()
+        if path.startswith(own_path)
+        for operation in methods.values()
+    }

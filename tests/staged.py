@@ -1,0 +1,160 @@
+"""An API of its own without a worker, and jobs in every state, put there through the store: nothing trains, nothing moves."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import safetensors.numpy
+
+from client.processes import Child
+from client.redis_server import RedisServer
+from client.stack import free_port
+from core.jobs import artifacts
+from core.jobs.job import Job, JobError, Status
+from core.jobs.store import Claim, JobStore
+from core.settings import Settings
+from core.spec import JobSpec
+from tests.conftest import eventually
+
+SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 5000})
+BACKEND = {"device": "cpu", "kernel": "fused", "threads": 2}
+EPOCH = {
+    "epoch": 0, "train_loss": 1.0, "valid_loss": None, "valid_accuracy": 0.5, "learning_rate": 0.001,
+    "images_per_s": 1000.0, "seconds": 50.0, "at_ms": 10**12,
+}  # fmt: skip
+SHAPES = {
+    "conv1.weight": (20, 1, 5, 5),
+    "conv1.bias": (20,),
+    "conv2.weight": (20, 20, 5, 5),
+    "conv2.bias": (20,),
+    "fc.weight": (980, 10),
+    "fc.bias": (10,),
+}
+
+
+@dataclass(frozen=True)
+class Api:
+    """Where it answers, its database and folders, and an id of a job in each state."""
+
+    url: str
+    settings: Settings
+    jobs: dict[Status, str]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.url.rpartition(":")[2])
+
+    def finished_job(self, *, weights: bytes) -> str:
+        """A job that has succeeded, with these bytes as its weights."""
+
+        async def finish() -> str:
+            async with JobStore.connect(self.settings.store_url) as store:
+                claim = await train(store, await store.submit(SPEC), points=10)
+                files = published(self.settings, claim, weights)
+                await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=files)
+                return claim.job_id
+
+        return asyncio.run(finish())
+
+    def send(self, request: bytes, *, limit_s: float = 10, most: int = 1 << 20) -> bytes:
+        """Raw bytes over a connection of their own, and what comes back until the server closes it."""
+        with socket.create_connection(self.address, timeout=limit_s) as connection:
+            connection.sendall(request)
+            answer = b""
+            while len(answer) < most and (piece := connection.recv(65536)):
+                answer += piece
+        return answer
+
+
+@contextmanager
+def api_without_worker(home: Path) -> Iterator[Api]:
+    """A database and an API process on `home`, with a job in every state; both are stopped afterwards."""
+    settings = Settings(home=home, port=free_port("127.0.0.1"), redis_url=None, durability="everysec")
+    server = RedisServer(settings)
+    redis = server.start()
+    children = [redis]
+    try:
+        env = {"DESCENT_HOME": str(home), "DESCENT_PORT": str(settings.port), "DESCENT_REDIS_URL": ""}
+        command = [sys.executable, "-P", "-m", "api.app"]
+        children.insert(0, Child("api", command, log_file=settings.logs_dir / "api.log", env=env))
+        url = f"http://127.0.0.1:{settings.port}"
+        eventually(lambda: _answers(url), within_s=60, what="the API")
+        yield Api(url, settings, asyncio.run(_stage(settings)))
+    finally:
+        for child in children:
+            child.stop(20)
+        server.release()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/healthz", timeout=5, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+async def _stage(settings: Settings) -> dict[Status, str]:
+    async with JobStore.connect(settings.store_url) as store:
+        await store.announce("nobody:0", alive_s=3600, info={"device": "cpu"})  # so that /readyz is content
+        return {status: await _job_that_is(store, settings, status) for status in Status}
+
+
+async def _job_that_is(store: JobStore, settings: Settings, wanted: Status) -> str:
+    job = await store.submit(SPEC)
+    if wanted in (Status.QUEUED, Status.PAUSED):
+        if wanted is Status.PAUSED:
+            await store.pause(job.id)
+        return job.id
+    claim = await train(store, job, points=10)
+    match wanted:
+        case Status.PAUSING:
+            await store.pause(job.id)
+        case Status.CANCELLING:
+            await store.cancel(job.id)
+        case Status.CANCELLED:
+            await store.cancel(job.id)
+            await store.stop(claim)
+        case Status.FAILED:
+            await store.finish(
+                claim, Status.FAILED, error=JobError(code="diverged", message="the loss blew up", step=9)
+            )
+        case Status.SUCCEEDED:
+            result = {"valid_accuracy": 0.9, "test_accuracy": 0.9, "final_loss": 0.5}
+            await store.finish(
+                claim, Status.SUCCEEDED, result=result, files=published(settings, claim, blank_weights())
+            )
+    assert (await store.get(job.id)).status is wanted
+    return job.id
+
+
+async def train(store: JobStore, job: Job, *, points: int) -> Claim:
+    """What a worker would have told of a job by now: so many points, the last not finite, and an epoch's metrics."""
+    claim = await store.claim(job.id, worker="host:1", lease_s=3600)
+    assert claim
+    await store.begin(claim, BACKEND, resumed_from=None)
+    await store.append(claim, [point(step, points) for step in range(points)], steps_done=points, images_per_s=1000.0)
+    await store.end_epoch(claim, EPOCH)
+    return claim
+
+
+def point(step: int, points: int) -> dict[str, Any]:
+    facts = {"step": step, "epoch": 0, "batch": step, "loss": 1 / (step + 1), "time_s": step / 10}
+    return facts if step < points - 1 else facts | {"loss": None, "nonfinite": "nan"}
+
+
+def blank_weights() -> bytes:
+    return safetensors.numpy.save({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()})
+
+
+def published(settings: Settings, claim: Claim, content: bytes) -> dict[str, dict[str, Any]]:
+    """The content as the weights, in each form, and as a checkpoint, among the files of a job."""
+    folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
+    artifacts.publish_checkpoint(folder, claim.spec.total_steps, content)
+    return {kind: artifacts.publish(folder, name, content) for kind, name in artifacts.FORMATS.items()}

@@ -1,0 +1,55 @@
+"""The API and its OpenAPI document say the same: Schemathesis tries all of it, on an API of its own without a worker."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from core.jobs.job import Status
+from tests.conftest import ROOT
+from tests.staged import Api
+
+# Not validation_mismatch: most cursors that a document allows were never given out, most texts are no picture.
+WARNINGS = [
+    "missing_test_data", "missing_auth", "missing_deserializer", "unsupported_regex", "method_not_allowed",
+    "unmatched_filter", "unresolvable_reference",
+]  # fmt: skip
+# A stream of jobs that have ended ends by itself, any other is held open as long as the job lasts; and one job has a model.
+CONFIG = """
+seed = 1
+request-timeout = 30
+hooks = "tests.schemathesis_hooks"
+
+[warnings]
+display = {warnings}
+fail-on = {warnings}
+
+[generation]
+deterministic = true
+max-examples = 10
+
+[[operations]]
+include-path = "/events"
+parameters = {{ jobs = "{ended}" }}
+
+[[operations]]
+include-path = "/jobs/{{job_id}}/model"
+parameters = {{ job_id = "{succeeded}" }}
+"""
+
+
+def test_no_request_is_answered_otherwise_than_the_document_says(api: Api, tmp_path: Path) -> None:
+    """All checks, all phases: examples, each bound and each breach of it, random requests, and walks along the links."""
+    ended = ",".join(api.jobs[status] for status in Status if status.terminal)
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG.format(ended=ended, succeeded=api.jobs[Status.SUCCEEDED], warnings=json.dumps(WARNINGS)))
+    command = ["-m", "schemathesis.cli", "--config-file", str(config), "run", f"{api.url}/openapi.json", "--no-color"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
