@@ -51,7 +51,7 @@ class RangeTestRequest(Recipe, _Choice):
             raise wrong(str(first.get("ctx", {}).get("field", "")), first["msg"]) from None
 
 
-class Curve(BaseModel):
+class RangeCurve(BaseModel):
     """A list for each column; all have the same length."""
 
     step: list[int]
@@ -86,7 +86,7 @@ class RangeTestAnswer(BaseModel):
     spec: JobSpec
     progress: Progress
     error: JobError | None
-    curve: Curve
+    curve: RangeCurve
     suggestion: Suggestion
     links: dict[str, str]
 
@@ -162,7 +162,7 @@ def _answer(job: Job, points: list[str]) -> RangeTestAnswer:
     return RangeTestAnswer(
         **job.model_dump(include={"id", "status", "terminal", "progress", "error"}),
         spec=spec,
-        curve=Curve(step=steps, rate=curve_rates, loss=losses, smoothed=found.smoothed),
+        curve=RangeCurve(step=steps, rate=curve_rates, loss=losses, smoothed=found.smoothed),
         suggestion=Suggestion(
             rate=found.suggested_rate,
             outcome=found.outcome,

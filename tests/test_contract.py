@@ -29,7 +29,7 @@ deterministic = true
 max-examples = 10
 
 [[operations]]
-include-path = "/events"
+include-path = ["/events", "/compare"]
 parameters = {{ jobs = "{ended}" }}
 
 [[operations]]
