@@ -67,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 models=ModelStore(database),
                 celery=celery,
                 metrics=metrics,
+                doorbell=broker.doorbells(celery),
             )
             yield
 

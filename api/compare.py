@@ -236,7 +236,10 @@ def _read(outline: Outline, points: list[str], max_points: int, stamp: Stamp) ->
 
 
 def _runs(outlines: Sequence[Outline]) -> list[Run]:
-    return [Run(summary_of(o.job_id, o.record, o.last), [json.loads(text) for text in o.epochs]) for o in outlines]
+    return [
+        Run(summary_of(o.job_id, o.record, o.last[0] if o.last else None), [json.loads(text) for text in o.epochs])
+        for o in outlines
+    ]
 
 
 def _table(runs: Sequence[Run], verdicts: Sequence[Verdict | None], target_accuracy: float) -> Table:

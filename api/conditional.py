@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
@@ -30,8 +31,8 @@ def is_known(etag: str, if_none_match: str) -> bool:
     return etag in given or "*" in given
 
 
-def json_answer(text: str) -> Response:
-    return Response(text, media_type="application/json")
+def json_answer(text: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text, status, headers, "application/json")
 
 
 def conditional(request: Request, text: str) -> Response:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -133,16 +134,27 @@ async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Req
     Poll with `after` set to the last answer's `next`, until `terminal` is true and `has_more` is false. CSV and NDJSON carry
     the points alone; the rest is in the headers `X-Next`, `X-Has-More` and `X-Terminal`.
     """
-    page = await _page(state_of(request).store, known(job_id), query)
-    etag = etag_of(f"{page.status} {page.count} {query!r}")
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if is_known(etag, request.headers.get("if-none-match", "")):
-        return Response(status_code=304, headers=headers)
-    text, media_type = await run_in_threadpool(_rendered, job_id, page, query)
+    store, seen = state_of(request).store, request.headers.get("if-none-match", "")
+    if seen:
+        status, told = await store.told(known(job_id))
+        headers = _headers(status, told.points, query)
+        if is_known(headers["ETag"], seen):
+            return Response(status_code=304, headers=headers)
+    page = await _page(store, known(job_id), query)
+    headers = _headers(page.status, page.count, query)
     if query.format != "json":
         facts = {"X-Next": page.next, "X-Has-More": page.has_more, "X-Terminal": page.status.terminal}
         headers |= {name: str(value).lower() for name, value in facts.items()}
+    decodes = query.format == "csv" or query.shape == "columns" or query.max_points
+    text, media_type = (
+        await run_in_threadpool(_rendered, job_id, page, query) if decodes else _rendered(job_id, page, query)
+    )
     return Response(text, media_type=media_type, headers=headers)
+
+
+def _headers(status: Status, count: int, query: LossQuery) -> dict[str, str]:
+    """A history only grows, so that its length and the status name an answer."""
+    return {"ETag": etag_of(f"{status} {count} {query!r}"), "Cache-Control": "no-cache"}
 
 
 async def _page(store: JobStore, job_id: str, query: LossQuery) -> LossPage:
@@ -151,7 +163,7 @@ async def _page(store: JobStore, job_id: str, query: LossQuery) -> LossPage:
     page = await store.loss(job_id, after=query.after, limit=query.limit, from_step=first, to_step=last)
     while query.max_points and page.has_more:
         more = await store.loss(job_id, after=page.next, from_step=first, to_step=last)
-        page = more.model_copy(update={"points": page.points + more.points})
+        page = replace(more, points=page.points + more.points)
     return page
 
 

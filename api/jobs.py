@@ -98,7 +98,7 @@ async def create(
     request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> JobAnswer | Response:
+) -> Response:
     """Store a job and queue it. Once this answers 202 the job will run, whatever dies in between.
 
     With an `Idempotency-Key` the same request can be sent again, for a day, and stays one job.
@@ -107,7 +107,7 @@ async def create(
         return previewed(spec)
     job = await submitted(request, response, spec, idempotency_key)
     response.headers["Location"] = f"/jobs/{job.id}"
-    return _answer(job)
+    return json_answer(_answer(job).model_dump_json(), status=202, headers=response.headers)
 
 
 def previewed(spec: JobSpec) -> Response:
@@ -118,9 +118,8 @@ def previewed(spec: JobSpec) -> Response:
 async def submitted(request: Request, response: Response, spec: JobSpec, idempotency_key: str | None) -> Job:
     """The job of a spec, stored and queued; the one made before, when the key comes again."""
     state = state_of(request)
-    job, is_new = await state.store.submit_once(spec, idempotency_key)
+    job, is_new = await state.store.submit_once(spec, idempotency_key, doorbell=state.doorbell)
     if is_new:
-        await _ring(state, job.id)
         log.info("job created", extra={"job_id": job.id, "optimizer": spec.optimizer.name})
     else:
         response.headers["Idempotent-Replayed"] = "true"
@@ -136,8 +135,8 @@ async def _ring(state: State, job_id: str) -> None:
         log.warning("message not sent; the reconciler will", extra={"job_id": job_id, "reason": str(error)})
 
 
-@router.get("", responses=documented(422, 503), summary="List jobs, newest first")
-async def page(query: Annotated[ListQuery, Query()], request: Request) -> JobPage:
+@router.get("", response_model=JobPage, responses=documented(422, 503), summary="List jobs, newest first")
+async def page(query: Annotated[ListQuery, Query()], request: Request) -> Response:
     tag = tuple(query.tag.split(":", 1)) if query.tag else None
     jobs, cursor = await state_of(request).store.page(
         after=query.after,
@@ -146,7 +145,8 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> JobPag
         optimizer=query.optimizer,
         tag=(tag[0], tag[1] if len(tag) > 1 else None) if tag else None,
     )
-    return JobPage(jobs=[SummaryAnswer(**dict(job), links=_links(job.id)) for job in jobs], next=cursor)
+    answers = [SummaryAnswer.model_construct(**dict(job), links=_links(job.id)) for job in jobs]
+    return json_answer(JobPage.model_construct(jobs=answers, next=cursor).model_dump_json())
 
 
 @router.get(
@@ -290,7 +290,7 @@ def _etag(stored: StoredModel, format: str) -> str:
 
 
 def _answer(job: Job) -> JobAnswer:
-    return JobAnswer(**dict(job), links=_links(job.id))
+    return JobAnswer.model_construct(**dict(job), links=_links(job.id))
 
 
 def _links(job_id: str) -> dict[str, str]:

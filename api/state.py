@@ -15,7 +15,7 @@ from core.jobs.database import Database
 from core.jobs.keys import KeyStore
 from core.jobs.models import ModelStore
 from core.jobs.owners import ANYBODY, Caller
-from core.jobs.store import JobStore, StoredModel
+from core.jobs.store import Doorbell, JobStore, StoredModel
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings
 
@@ -39,6 +39,7 @@ class State:
     models: ModelStore
     celery: Celery
     metrics: Metrics
+    doorbell: Doorbell
     caller: Caller = ANYBODY
 
 

@@ -4,16 +4,20 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from api.problems import LONGEST_NAME, MOST_PROBLEMS, printable
 from core.catalogue import nearest
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
 _MOST_READ = 8 * MAX_BODY_BYTES  # of a body too long: who is cut off while it sends may not see the answer
@@ -53,14 +57,14 @@ class StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that refuses unknown query parameters, and reads its body through StrictRequest before FastAPI does."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+    def get_route_handler(self) -> Handler:
+        handle = self._plain_handler() or super().get_route_handler()
         produced = self._media_types()
 
         async def strict(request: Request) -> Response:
             _refuse_unless_accepted(request.headers.get("accept", ""), produced)
-            _refuse_wrong_parameters(request)
             checked = StrictRequest(request.scope, request.receive)
+            _refuse_wrong_parameters(checked)
             if self.body_field is not None and not await self._may_be_left_out(checked):
                 if request.headers.get("content-encoding", "identity").lower() != "identity":
                     raise HTTPException(415, "send the body as it is, not compressed", {"Accept-Encoding": "identity"})
@@ -86,6 +90,29 @@ class StrictRoute(APIRoute):
         ]
         return {*named, usual.media_type} - {None}
 
+    def _plain_handler(self) -> Handler | None:
+        """What calls an endpoint that takes texts of the path, a query model and the request, and makes its Response itself.
+
+        It does as FastAPI does, which looks through the types of the model's fields for each request anew: 0.1 ms more.
+        """
+        needs, name, model = self.dependant, self.dependant.request_param_name, None
+        for parameter in needs.query_params:
+            model = cast(type[BaseModel], parameter.field_info.annotation)
+        others = (*needs.dependencies, *needs.header_params, *needs.cookie_params, *needs.body_params)
+        fields = [parameter.field_info for parameter in needs.path_params]
+        is_text = all(field.annotation is str and not field.metadata for field in fields)
+        if others or not is_text or get_type_hints(self.endpoint).get("return") is not Response or not name:
+            return None
+        query = needs.query_params[0].name if model else ""
+
+        async def plain(request: Request) -> Response:
+            values: dict[str, Any] = {**request.path_params, name: request}
+            if model:
+                values[query] = _validated(model, dict(request.query_params))
+            return cast(Response, await self.endpoint(**values))
+
+        return plain
+
     async def _may_be_left_out(self, request: StrictRequest) -> bool:
         """Whether there is no body, and need not be one."""
         assert self.body_field is not None
@@ -105,6 +132,14 @@ def _refuse_unless_accepted(accept: str, produced: set[str]) -> None:
 
     if accept.strip() and produced and not any(map(is_wanted, produced)):
         raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
+
+
+def _validated(model: type[BaseModel], parameters: dict[str, str]) -> BaseModel:
+    try:
+        return model.model_validate(parameters)
+    except ValidationError as error:
+        problems = [{**item, "loc": ("query", *item["loc"])} for item in error.errors(include_url=False)]
+        raise RequestValidationError(problems) from None
 
 
 def _refuse_wrong_parameters(request: Request) -> None:

@@ -214,7 +214,9 @@ async def delete(sweep_id: SweepId, request: Request) -> None:
 
 async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
     outlines = await state.store.outlines(sweep.job_ids)
-    jobs = [summary_of(outline.job_id, outline.record, outline.last) for outline in outlines]
+    jobs = [
+        summary_of(outline.job_id, outline.record, outline.last[0] if outline.last else None) for outline in outlines
+    ]
     standings = [
         Standing(status=j.status, attempt=j.attempt, step=j.progress.step, total_steps=j.progress.total_steps)
         for j in jobs

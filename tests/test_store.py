@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
+from core.jobs import broker
 from core.jobs.job import WORKER_LOST, Job, JobError, Status
 from core.jobs.store import MAX_ATTEMPTS, Claim, JobStore
+from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import WithStore
 
@@ -481,6 +483,55 @@ def test_outlines_are_of_those_jobs_that_there_are_in_the_order_asked_for(with_s
         assert await store.outlines([]) == []
 
     with_store(scenario)
+
+
+def test_filters_that_meet_are_met_by_every_job_of_the_list(with_store: WithStore[Any]) -> None:
+    """With more jobs behind each filter than one read looks at."""
+
+    def spec(optimizer: str, **tags: str) -> JobSpec:
+        return JobSpec.model_validate({"optimizer": optimizer, "learning_rate": 0.001, "tags": tags})
+
+    async def use(store: JobStore) -> None:
+        first = await store.submit(spec("lamb", run="x", other="y"))
+        crowd = [spec("lamb"), spec("nadam", run="x")] * 510
+        for start in range(0, len(crowd), 60):
+            await asyncio.gather(*(store.submit(one) for one in crowd[start : start + 60]))
+        last = await store.submit(spec("lamb", run="x:y"))
+        both, more = await store.page(optimizer="lamb", tag=("run", None))
+        assert ([job.id for job in both], more) == ([last.id, first.id], None)
+        one, more = await store.page(optimizer="lamb", tag=("run", None), limit=1)
+        assert ([job.id for job in one], more) == ([last.id], last.id)
+        rest, more = await store.page(optimizer="lamb", tag=("run", None), limit=1, after=more)
+        assert ([job.id for job in rest], more) == ([first.id], None)
+        await store.cancel(last.id)
+        for wanted, ids in ((Status.CANCELLED, [last.id]), (Status.QUEUED, [first.id]), (Status.RUNNING, [])):
+            found, _ = await store.page(status=wanted, optimizer="lamb", tag=("run", None))
+            assert [job.id for job in found] == ids
+        assert [job.id for job in (await store.page(tag=("run", "x:y")))[0]] == [last.id]
+        assert (await store.page(tag=("run:x", "y")))[0] == (await store.page(tag=("run:x:y", None)))[0] == []
+
+    with_store(use)
+
+
+def test_a_new_jobs_message_is_queued_with_it_and_is_as_celery_sends_it(
+    redis_settings: Settings, with_store: WithStore[Any]
+) -> None:
+    app = broker.make_celery(redis_settings.store_url)
+    doorbell = broker.doorbells(app)
+
+    async def use(store: JobStore) -> None:
+        job, is_new = await store.submit_once(SPEC, "with a message", doorbell=doorbell)
+        again, is_new_again = await store.submit_once(SPEC, "with a message", doorbell=doorbell)
+        assert (again, is_new, is_new_again) == (job, True, False)
+        broker.enqueue(app, job.id)
+        celerys, ours = [json.loads(text) for text in await store._redis.lrange(broker.QUEUE, 0, -1)]
+        tags = {message["properties"].pop("delivery_tag") for message in (ours, celerys)}
+        assert len(tags) == 2
+        assert ours == celerys
+        assert broker.waiting_ids(app) == {job.id}
+        await store._redis.delete(broker.QUEUE)
+
+    with_store(use)
 
 
 def test_a_bell_rings_for_one_and_only_while_queued(with_store: WithStore[Any]) -> None:

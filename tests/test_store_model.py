@@ -55,7 +55,7 @@ return cjson.encode(found)
 START_MS = 1_700_000_000_000
 LEASE_MS, RING_MS = 10_000, 5_000
 LOG_EVERY = 10
-SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001})
+SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, "tags": {"a": "b"}})
 MOST_JOBS = 3
 ERROR = JobError(code="diverged", message="m", step=7)
 FILES = {name: {"path": "p", "sha256": "0" * 64, "size_bytes": 1} for name in ("pdparams", "safetensors")}
@@ -741,6 +741,11 @@ def check_record(job: Modelled, seen: Seen) -> None:
 def check_sets(living: list[Modelled], trash: set[str], seen: Seen) -> None:
     """Every job that was accepted is where its status says, and nowhere else."""
     assert [name for name, _ in seen.get("descent:jobs", [])] == [job.id for job in living]
+    labels = ("optimizer:adam", "tag:1:a", "tag:1:a:b")
+    listed = {(key, name) for key, names in seen.items() if key.startswith("descent:labelled:") for name, _ in names}
+    assert listed == {
+        (f"descent:labelled:{label}", job.id) for job in living for label in (*labels, f"status:{job.status}")
+    }
     queue = sorted((job.created_ms, job.id) for job in living if job.status == QUEUED)
     assert [(at, name) for name, at in seen.get("descent:queued", [])] == queue
     leases = {job.id: job.lease_end for job in living if job.status in ANSWER}

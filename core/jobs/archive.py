@@ -148,7 +148,7 @@ def _read(folder: Path) -> tuple[RawJob, list[str]]:
     if (content["format"], content["id"]) != (FORMAT, folder.name):
         raise ValueError(f"{artifacts.RECORD} is of another format or another job")
     record = {name: to_json(value) if name in _DECODED else value for name, value in content["record"].items()}
-    summary_of(folder.name, record, [])  # raises for what could not be shown
+    summary_of(folder.name, record, None)  # raises for what could not be shown
     if not all(names.STORED.fullmatch(alias) for alias in content["record"].get("aliases", {})):
         raise ValueError("it has an alias that is none")
     record["token"] = str(max(int(record["token"]), artifacts.newest_token(folder)))

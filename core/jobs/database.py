@@ -33,6 +33,7 @@ async def connect(url: str) -> AsyncIterator[Database]:
     """The server at `url`, for the calling event loop. Connects on first use, and every wait has a limit."""
     redis = Redis.from_url(
         url,
+        max_connections=500,  # requests in flight; redis-py's own 100 would refuse the 101st of many pollers
         decode_responses=True,
         socket_timeout=2,
         socket_connect_timeout=2,

@@ -1,5 +1,6 @@
 """The job as clients see it: its status, its progress, what came of it."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -133,7 +134,8 @@ class Job(JobSummary):
     transitions: list[Transition]
 
 
-class LossPage(_Frozen):
+@dataclass(frozen=True, kw_only=True)
+class LossPage:
     """A piece of a loss history; `points` are JSON texts exactly as they were stored."""
 
     status: Status

@@ -5,9 +5,10 @@
 --   status     queued -> running -> succeeded | failed | cancelled, with cancelling, pausing and paused on the way
 --   token      counts claims, never goes back, and fences: a write with an older token is refused ('lost')
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
--- Beside it: descent:jobs (all ids, by name = by time), descent:queued (id -> created), descent:running (id -> end of
--- its lease), <job>:loss and <job>:epochs (lists of JSON), <job>:transitions, two rankings of each data set's models, and
--- descent:aliases (alias -> id of the job whose model it names; the job's field `aliases` is the other way round).
+-- Beside it: descent:jobs (all ids, by name = by time), descent:labelled:<label> (those that bear a label: the ones in the
+-- record, and status:<status>), descent:queued (id -> created), descent:running (id -> end of its lease), <job>:loss and
+-- <job>:epochs (lists of JSON), <job>:transitions, two rankings of each data set's models, and descent:aliases (alias -> id of
+-- the job whose model it names; the job's field `aliases` is the other way round).
 -- A job or sweep may have an owner. Then it is also in descent:jobs:<owner> or descent:sweeps:<owner>, a job in the owner's rankings,
 -- and, until it ends, in descent:live:<owner>.
 -- A sweep is the hash descent:sweep:<id> with the list :jobs, and may limit how many of them run at a time: then :active has
@@ -61,8 +62,15 @@ local function count_as_live(id, status)
   if owner then redis.call(TERMINAL[status] and 'SREM' or 'SADD', 'descent:live:' .. owner, id) end
 end
 
+local function labelled(label) return 'descent:labelled:' .. label end
+
+-- the labels that stay with a job
+local function labels_of(id) return cjson.decode(redis.call('HGET', key(id), 'labels') or '[]') end
+
 local function enter(id, status, worker)
   count_as(status_of(id), status)
+  redis.call('ZREM', labelled('status:' .. (status_of(id) or '')), id)
+  redis.call('ZADD', labelled('status:' .. status), 0, id)
   redis.call('HSET', key(id), 'status', status, 'updated_ms', now)
   local entry = {status = status, at_ms = now}
   if worker then entry.worker = worker end
@@ -216,22 +224,24 @@ local function give_name(idempotency_key, id, body)
   redis.call('PEXPIRE', 'descent:idempotency:' .. idempotency_key, DAY_MS)
 end
 
-local function create(id, owner, sweep, spec, spec_hash, total_steps, optimizer)
+local function create(id, owner, sweep, spec, spec_hash, total_steps, optimizer, labels)
   redis.call('HSET', key(id), 'spec', spec, 'spec_hash', spec_hash, 'total_steps', total_steps, 'optimizer', optimizer,
-    'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
+    'labels', labels, 'created_ms', now, 'rung_ms', now, 'attempt', 0, 'token', 0, 'last_step', -1, 'steps_done', 0, 'ran_ms', 0)
   if sweep then redis.call('HSET', key(id), 'sweep', sweep) end
   if owner ~= '' then redis.call('HSET', key(id), 'owner', owner) end
   list('descent:jobs', id, key(id))
+  for _, label in ipairs(labels_of(id)) do redis.call('ZADD', labelled(label), 0, id) end
   enqueue(id)
   tally('submitted')
   enter(id, 'queued')
   redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
 end
 
--- submit id spec spec_hash total_steps optimizer key body by: store a new job, once. key and body are '' or digests: of the
--- client's idempotency key, which names one job for a day, and of what was asked for with it. by is JSON: see `refusal`.
--- -> {created | known | reused | full | long | crowded, id}
-function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_key, body, by_json)
+-- submit id spec spec_hash total_steps optimizer labels key body by [queue message]: store a new job, once, and put its message
+-- into the queue. labels are a JSON list; key and body are '' or digests: of the client's idempotency key, which names one job
+-- for a day, and of what was asked for with it. by is JSON: see `refusal`.
+-- -> {created | known | reused | full | long | crowded, id}, and of a new job what reads.job says
+function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idempotency_key, body, by_json, queue, message)
   if status_of(id) then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
@@ -239,18 +249,20 @@ function moves.submit(id, spec, spec_hash, total_steps, optimizer, idempotency_k
   local refused = refusal(by, 1)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
-  create(id, by.owner, nil, spec, spec_hash, total_steps, optimizer)
-  return {'created', id}
+  create(id, by.owner, nil, spec, spec_hash, total_steps, optimizer, labels)
+  if queue then redis.call('LPUSH', queue, message) end
+  return {'created', id, redis.call('HGETALL', key(id)), false, redis.call('LRANGE', key(id) .. ':transitions', 0, -1),
+    redis.call('ZRANK', 'descent:queued', id)}
 end
 
--- sweep id spec max_concurrent rungs reduction_factor key body by [id spec spec_hash total_steps optimizer]...: store a sweep
+-- sweep id spec max_concurrent rungs reduction_factor key body by [id spec spec_hash total_steps optimizer labels]...: store a sweep
 -- and its jobs. rungs is a JSON list; max_concurrent may be ''. -> as submit
 function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, ...)
   if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
   local by, jobs = cjson.decode(by_json), {...}
-  local refused = refusal(by, #jobs / 5)
+  local refused = refusal(by, #jobs / 6)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   redis.call('HSET', sweep_key(id), 'spec', spec, 'created_ms', now, 'max_concurrent', max_concurrent, 'rungs', rungs,
@@ -258,9 +270,9 @@ function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempote
   if by.owner ~= '' then redis.call('HSET', sweep_key(id), 'owner', by.owner) end
   list('descent:sweeps', id, sweep_key(id))
   redis.call('SADD', 'descent:unfiled', id)
-  for i = 1, #jobs, 5 do
+  for i = 1, #jobs, 6 do
     redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i])
-    create(jobs[i], by.owner, id, unpack(jobs, i + 1, i + 4))
+    create(jobs[i], by.owner, id, unpack(jobs, i + 1, i + 5))
   end
   return {'created', id}
 end
@@ -479,6 +491,8 @@ function moves.delete(id)
   if not TERMINAL[status] then return status end
   if redis.call('HEXISTS', key(id), 'aliases') == 1 then return 'named' end
   for _, set in ipairs({'descent:jobs', rankings(id)}) do unlist(set, id, key(id)) end
+  for _, label in ipairs(labels_of(id)) do redis.call('ZREM', labelled(label), id) end
+  redis.call('ZREM', labelled('status:' .. status), id)
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
@@ -601,6 +615,8 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   for _, text in ipairs(cjson.decode(epochs_json)) do redis.call('RPUSH', key(id) .. ':epochs', text) end
   if redis.call('EXISTS', restoring) == 1 then redis.call('RENAME', restoring, key(id) .. ':loss') end
   list('descent:jobs', id, key(id))
+  for _, label in ipairs(labels_of(id)) do redis.call('ZADD', labelled(label), 0, id) end
+  redis.call('ZADD', labelled('status:' .. record.status), 0, id)
   count_as_live(id, record.status)
   if record.model then
     local result = cjson.decode(record.result or '{}')

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import cast
 
 from core.jobs.job import (
@@ -21,7 +22,7 @@ from core.jobs.job import (
 from core.spec import JobSpec
 
 
-def job_of(job_id: str, record: dict[str, str], last: list[str], transitions: list[str], position: int | None) -> Job:
+def job_of(job_id: str, record: dict[str, str], last: str | None, transitions: list[str], position: int | None) -> Job:
     """The whole job: its hash, the last loss point (if any), its transitions, its place in the queue (if it has one)."""
     return Job(
         **dict(summary_of(job_id, record, last)),
@@ -41,9 +42,9 @@ def _at(ms: str | int) -> datetime:
     return cast(datetime, from_ms(ms))
 
 
-def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSummary:
-    status, spec = Status(record["status"]), JobSpec.model_validate_json(record["spec"])
-    point = json.loads(last[0]) if last else None
+def summary_of(job_id: str, record: dict[str, str], last: str | None) -> JobSummary:
+    status, spec = Status(record["status"]), _spec(record["spec"])
+    point = json.loads(last) if last else None
     return JobSummary(
         id=job_id,
         status=status,
@@ -63,6 +64,11 @@ def summary_of(job_id: str, record: dict[str, str], last: list[str]) -> JobSumma
         sweep=record.get("sweep"),
         stopped_early=StoppedEarly(**json.loads(record["stopped_early"])) if "stopped_early" in record else None,
     )
+
+
+@lru_cache(maxsize=512)  # lists are full of jobs that ask for the same
+def _spec(text: str) -> JobSpec:
+    return JobSpec.model_validate_json(text)
 
 
 def _model(record: dict[str, str]) -> ModelInfo:

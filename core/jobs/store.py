@@ -3,7 +3,7 @@
 import hashlib
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,12 +33,16 @@ from core.spec import JobSpec
 MAX_ATTEMPTS = 3
 MAX_PAGE_POINTS = 10_000
 MOVES = (Path(__file__).parent / "moves.lua").read_text()
+_READS = (Path(__file__).parent / "reads.lua").read_text()
 _PREFIX = "descent:job:"
-_LIST_CHUNK = 200
+_LOOK = 500  # jobs that one read looks at for those that bear several labels: about a millisecond of the server's time
 _NEWS_POINTS = 1000
 _LOOKS = 3  # at a name that may be given to another model just then
 _NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
+_LIST_CHUNK = 200
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
+
+Doorbell = Callable[[str], tuple[str, str]]  # of a job's id: the queue, and the message that lies in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ class JobStore(Owned):
     def __init__(self, database: Database, limits: Limits = UNLESS_TOLD) -> None:
         super().__init__(database, limits)
         self._moves = database.script(MOVES)
+        self._reads = database.script(_READS)
 
     @classmethod
     @asynccontextmanager
@@ -135,6 +140,9 @@ class JobStore(Owned):
     async def _move(self, *args: str | int | float) -> Any:
         return await self._moves(args=list(args))
 
+    async def _read(self, *args: str | int) -> Any:
+        return await self._reads(args=list(args))
+
     # --- clients -----------------------------------------------------------------------------------------------------
 
     async def submit(self, spec: JobSpec) -> Job:
@@ -145,16 +153,20 @@ class JobStore(Owned):
         return (await self.submit_once(spec, None))[0]
 
     @reaching_redis
-    async def submit_once(self, spec: JobSpec, idempotency_key: str | None) -> tuple[Job, bool]:
+    async def submit_once(
+        self, spec: JobSpec, idempotency_key: str | None, *, doorbell: Doorbell | None = None
+    ) -> tuple[Job, bool]:
         """As `submit`; with a key that was used for the same spec within a day, it is the job made then.
 
-        Returns the job, and whether it is new. Raises KeyReused when the key came with another spec.
+        A new job's message, as `doorbell` makes it, is queued in the same move. Returns the job, and whether it is new.
+        Raises KeyReused when the key came with another spec.
         """
-        text = spec.model_dump_json()
-        named = digests_of(idempotency_key, text, self._caller.owner)
-        facts = (text, spec.hash(), spec.total_steps, spec.optimizer.name)
-        job_id, is_new = checked_outcome(await self._move("submit", new_job_id(), *facts, *named, self._by))
-        return await self._get(job_id), is_new
+        facts, job_id = facts_of(spec), new_job_id()
+        named = digests_of(idempotency_key, facts[0], self._caller.owner)
+        message = doorbell(job_id) if doorbell else ()
+        outcome, found, *job = await self._move("submit", job_id, *facts, *named, self._by, *message)
+        job_id, is_new = checked_outcome((outcome, found))
+        return _job(job_id, *job) if job else await self._get(job_id), is_new
 
     @reaching_redis
     @seen_by_caller
@@ -190,15 +202,10 @@ class JobStore(Owned):
         return cast(str, value)
 
     async def _get(self, job_id: str) -> Job:
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(_PREFIX + job_id)
-            pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
-            pipe.lrange(f"{_PREFIX}{job_id}:transitions", 0, -1)
-            pipe.zrank("descent:queued", job_id)
-            record, last, transitions, rank = await pipe.execute()
-        if not record:
+        found = await self._read("job", job_id)
+        if not found:
             raise NotFound("no such job")
-        return job_of(job_id, record, last, transitions, rank)
+        return _job(job_id, *found)
 
     @reaching_redis
     async def page(
@@ -211,21 +218,22 @@ class JobStore(Owned):
         tag: tuple[str, str | None] | None = None,
     ) -> tuple[list[JobSummary], str | None]:
         """Jobs, newest first, older than the id `after`; and the id to go on from, when there are more."""
+        wanted = [f"status:{status}"] if status else []
+        wanted += [_optimizer_label(optimizer)] if optimizer else []
+        wanted += [_tag_label(*tag)] if tag else []
+        look = _LOOK if len(wanted) > 1 or (wanted and not self._caller.sees_all) else limit + 1
         found: list[JobSummary] = []
-        upper = f"({after}" if after else "+"
-        chunk = _LIST_CHUNK if status or optimizer or tag else limit + 1
+        seen = after
         while True:
-            ids = await self._redis.zrange(
-                self._own("descent:jobs"), upper, "-", desc=True, bylex=True, offset=0, num=chunk
+            upper = f"({seen}" if seen else "+"
+            seen, *parts = await self._read(
+                "page", self._own("descent:jobs"), upper, look, limit + 1 - len(found), *wanted
             )
-            if not ids:
+            found += map(_summary, parts[::3], parts[1::3], parts[2::3])
+            if len(found) > limit:
+                return found[:limit], found[limit - 1].id
+            if not seen:
                 return found, None
-            for job in await self.summaries(ids):
-                if _matches(job, status, optimizer, tag):
-                    if len(found) == limit:
-                        return found, found[-1].id
-                    found.append(job)
-            upper = f"({ids[-1]}"
 
     @reaching_redis
     async def summaries(self, ids: Sequence[str]) -> list[JobSummary]:
@@ -233,7 +241,7 @@ class JobStore(Owned):
         async with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(_PREFIX + job_id)
-                pipe.lrange(f"{_PREFIX}{job_id}:loss", -1, -1)
+                pipe.lindex(f"{_PREFIX}{job_id}:loss", -1)
             replies = await pipe.execute()
         pairs = zip(ids, replies[::2], replies[1::2], strict=True)
         return [summary_of(job_id, record, last) for job_id, record, last in pairs if self._is_seen(record)]
@@ -269,30 +277,20 @@ class JobStore(Owned):
     ) -> LossPage:
         """Points behind the cursor `after`, in order. Raises NotFound, or InvalidRequest for a cursor never given out.
 
-        The status is read first: when it is terminal, the points are all there are. The cursor is the number of points
-        before it.
+        All of it is of one moment: when the status is terminal, the points are all there are. The cursor is the number of
+        points before it.
         """
-        raw, least, spec = await self._redis.hmget(_PREFIX + job_id, ["status", "least_index", "spec"])
-        if raw is None:
+        told = await self._read("loss", job_id, after or 0, limit, from_step or "")
+        if not told:
             raise NotFound("no such job")
-        history = f"{_PREFIX}{job_id}:loss"
-        start = int(after or 0)
-        if from_step:  # at least so many points are before it
-            start = max(start, from_step // json.loads(spec)["log_every"])
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.llen(history)
-            pipe.lrange(history, start, start + limit - 1)
-            pipe.lindex(history, 0)
-            pipe.lindex(history, -1)
-            pipe.lindex(history, int(least or 0))
-            count, points, first, last, lowest = await pipe.execute()
+        status, count, start, points, first, last, lowest = told
         if int(after or 0) > count:
             raise InvalidRequest(FieldProblem("?after", "not a cursor of this history"))
         end = min(start + len(points), count)
         first_wanted = bisect_left(points, from_step, key=_step) if from_step else 0
         end_wanted = len(points) if to_step is None else bisect_right(points, to_step, key=_step)
         return LossPage(
-            status=Status(raw),
+            status=Status(status),
             count=count,
             points=points[first_wanted:end_wanted],
             next=str(end),
@@ -322,14 +320,10 @@ class JobStore(Owned):
     @seen_by_caller
     async def told(self, job_id: str) -> tuple[Status, Seen]:
         """How much the job has told so far. Raises NotFound."""
-        key = _PREFIX + job_id
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hget(key, "status")
-            for name in ("loss", "epochs", "transitions"):
-                pipe.llen(f"{key}:{name}")
-            status, points, epochs, transitions = await pipe.execute()
-        if status is None:
+        told = await self._read("told", job_id)
+        if not told:
             raise NotFound("no such job")
+        status, points, epochs, transitions = told
         return Status(status), Seen(points=points, epochs=epochs, transitions=transitions)
 
     @reaching_redis
@@ -619,6 +613,11 @@ def to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
+def facts_of(spec: JobSpec) -> tuple[str, str, int, str, str]:
+    """What a new job's record begins with: the spec, its hash, its steps, the optimizer, and the labels of the list."""
+    return spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name, to_json(_labels(spec))
+
+
 def digests_of(idempotency_key: str | None, body: str, owner: str) -> tuple[str, str]:
     """What the store keeps of a client's key and of what was asked for with it; nothing without a key."""
     if idempotency_key is None:
@@ -656,9 +655,29 @@ def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
 
 
-def _matches(job: JobSummary, status: Status | None, optimizer: str | None, tag: tuple[str, str | None] | None) -> bool:
-    if status and job.status is not status:
-        return False
-    if optimizer and job.spec.optimizer.name != optimizer:
-        return False
-    return not tag or (tag[0] in job.spec.tags and tag[1] in (None, job.spec.tags[tag[0]]))
+def _labels(spec: JobSpec) -> list[str]:
+    """What the list can be filtered by, beside the status: each is a set of jobs."""
+    tags = [label for tag in spec.tags.items() for label in (_tag_label(tag[0], None), _tag_label(*tag))]
+    return [_optimizer_label(spec.optimizer.name), *tags]
+
+
+def _optimizer_label(name: str) -> str:
+    return f"optimizer:{name}"
+
+
+def _tag_label(name: str, value: str | None) -> str:
+    """The length keeps `a:b` without a value and `a` with the value `b` apart."""
+    return f"tag:{len(name)}:{name}" if value is None else f"tag:{len(name)}:{name}:{value}"
+
+
+def _hash(reply: list[str]) -> dict[str, str]:
+    """A Redis hash, as a script gives it."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _job(job_id: str, record: list[str], last: str | None, transitions: list[str], rank: int | None) -> Job:
+    return job_of(job_id, _hash(record), last, transitions, rank)
+
+
+def _summary(job_id: str, record: list[str], last: str | None) -> JobSummary:
+    return summary_of(job_id, _hash(record), last)

@@ -10,7 +10,7 @@ from core.errors import JobInUse, JobNotTerminal, NotFound
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import Status, from_ms, new_job_id, new_sweep_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
-from core.jobs.store import MOVES, checked_outcome, digests_of, to_json
+from core.jobs.store import MOVES, checked_outcome, digests_of, facts_of, to_json
 from core.sweep import SweepSpec
 
 _PREFIX = "descent:sweep:"
@@ -59,11 +59,7 @@ class SweepStore(Owned):
         rungs = asha.rungs(spec.epochs) if asha else []
         facts = [text, spec.max_concurrent or "", to_json(rungs), asha.reduction_factor if asha else ""]
         ids = sorted(new_job_id() for _ in jobs)
-        parts = [
-            part
-            for job_id, job in zip(ids, jobs, strict=True)
-            for part in (job_id, job.model_dump_json(), job.hash(), job.total_steps, job.optimizer.name)
-        ]
+        parts = [part for job_id, job in zip(ids, jobs, strict=True) for part in (job_id, *facts_of(job))]
         named = digests_of(idempotency_key, f"sweep {text}", self._caller.owner)
         sweep_id, is_new = checked_outcome(await self._move("sweep", new_sweep_id(), *facts, *named, self._by, *parts))
         return await self._get(sweep_id), is_new
