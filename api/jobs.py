@@ -69,6 +69,7 @@ class ListQuery(BaseModel):
     status: Status | None = None
     optimizer: Literal[OPTIMIZERS] | None = None  # type: ignore[valid-type]  # a tuple of literals is one
     tag: str | None = Field(None, max_length=300, description="`key` or `key:value`.")
+    sweep: str | None = Field(None, pattern=f"^{artifacts.SWEEP_ID.pattern}$", description="A sweep's id.")
 
 
 class ResumeRequest(BaseModel):
@@ -143,6 +144,7 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> Respon
         limit=query.limit,
         status=query.status,
         optimizer=query.optimizer,
+        sweep=query.sweep,
         tag=(tag[0], tag[1] if len(tag) > 1 else None) if tag else None,
     )
     answers = [SummaryAnswer.model_construct(**dict(job), links=_links(job.id)) for job in jobs]

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from api.compare import Table, table_of
@@ -17,8 +16,7 @@ from api.problems import documented, headers
 from api.state import State, state_of
 from api.strict import StrictRoute
 from core.catalogue import LearningRate, Optimizer
-from core.errors import NotFound, Unavailable
-from core.jobs import broker
+from core.errors import NotFound
 from core.jobs.artifacts import SWEEP_ID
 from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
 from core.jobs.record import summary_of
@@ -132,9 +130,8 @@ async def create(
     state = state_of(request)
     if query.validate_only:
         return json_answer((await _preview(state, spec)).model_dump_json())
-    sweep, is_new = await state.sweeps.submit(spec, idempotency_key)
+    sweep, is_new = await state.sweeps.submit(spec, idempotency_key, doorbell=state.doorbell)
     if is_new:
-        await run_in_threadpool(_ring, state, sweep)
         log.info("sweep created", extra={"sweep_id": sweep.id, "jobs": len(sweep.job_ids)})
     answer = json_answer((await _answer(state, sweep)).model_dump_json())
     answer.status_code = 202
@@ -143,16 +140,6 @@ async def create(
     if not is_new:
         answer.headers["Idempotent-Replayed"] = "true"
     return answer
-
-
-def _ring(state: State, sweep: Sweep) -> None:
-    """Send the messages. If that fails the jobs are safe all the same: the reconciler rings for them in some seconds."""
-    for job_id in sweep.job_ids[: sweep.spec.max_concurrent]:
-        try:
-            broker.enqueue(state.celery, job_id)
-        except Unavailable as error:
-            log.warning("message not sent; the reconciler will", extra={"job_id": job_id, "reason": str(error)})
-            return
 
 
 async def _preview(state: State, spec: SweepSpec) -> SweepPreview:

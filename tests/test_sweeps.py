@@ -11,10 +11,11 @@ import httpx2
 import pytest
 
 from core.errors import JobNotTerminal, KeyReused, NotFound
-from core.jobs import archive
+from core.jobs import archive, broker
 from core.jobs.job import WORKER_LOST, Status
 from core.jobs.store import Claim, JobStore
 from core.jobs.sweeps import Sweep, SweepStore
+from core.settings import Settings
 from core.sweep import Asha, SweepSpec
 from tests.conftest import Server, WithStore, eventually
 
@@ -172,6 +173,25 @@ def test_a_job_that_is_held_back_cannot_be_claimed_or_rung_and_its_turn_is_told(
     with_store(story)
 
 
+def test_the_messages_of_those_that_may_run_are_queued_with_them(
+    with_store: WithStore[None], redis_settings: Settings
+) -> None:
+    doorbell = broker.doorbells(broker.make_celery(redis_settings.store_url))
+
+    async def story(store: JobStore) -> None:
+        redis, sweeps = store.database.redis, SweepStore(store.database)
+        await redis.delete(broker.QUEUE)
+        sweep, _ = await sweeps.submit(made(**SMALL, max_concurrent=3), "once", doorbell=doorbell)
+        await sweeps.submit(made(**SMALL, max_concurrent=3), "once", doorbell=doorbell)
+        messages = [json.loads(text) for text in await redis.lrange(broker.QUEUE, 0, -1)]
+        assert [message["headers"]["id"] for message in reversed(messages)] == sweep.job_ids[:3]
+        await redis.delete(broker.QUEUE)
+        await sweeps.cancel(sweep.id)
+        await sweeps.delete(sweep.id)
+
+    with_store(story)
+
+
 def test_asha_stops_those_that_are_not_among_the_best_third(with_store: WithStore[None]) -> None:
     async def story(store: JobStore) -> None:
         fields = {"epochs": 4, "seeds": list(range(6)), "optimizers": ["sgd"], "learning_rates": [0.1]}
@@ -292,6 +312,8 @@ def test_a_sweep_is_trained_to_its_end_one_job_at_a_time(http: httpx2.Client) ->
     assert (table["best"]["label"], table["target_accuracy"]) == (table["rows"][0]["label"], 0.97)
     assert {row["label"] for row in table["rows"]} == {"sgd 0.01", "sgd 0.001", "adam 0.01", "adam 0.001"}
     assert table["noise"]["within_noise"] in (True, False)
+    listed = http.get("/jobs", params={"sweep": sweep["id"], "optimizer": "adam"}).json()["jobs"]
+    assert [job["id"] for job in listed] == [job["id"] for job in reversed(jobs[2:])]
     etag = http.get(f"/sweeps/{sweep['id']}").headers["etag"]
     assert http.get(f"/sweeps/{sweep['id']}", headers={"If-None-Match": etag}).status_code == 304
     assert sweep["id"] in [listed["id"] for listed in http.get("/sweeps", params={"limit": 1}).json()["sweeps"]]

@@ -255,14 +255,15 @@ function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idemp
     redis.call('ZRANK', 'descent:queued', id)}
 end
 
--- sweep id spec max_concurrent rungs reduction_factor key body by [id spec spec_hash total_steps optimizer labels]...: store a sweep
--- and its jobs. rungs is a JSON list; max_concurrent may be ''. -> as submit
-function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, ...)
+-- sweep id spec max_concurrent rungs reduction_factor key body by queue [message id spec spec_hash total_steps optimizer labels]...:
+-- store a sweep and its jobs, and put their messages (unless '') into the queue. rungs is a JSON list; max_concurrent may be
+-- ''. -> as submit
+function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, queue, ...)
   if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
   local by, jobs = cjson.decode(by_json), {...}
-  local refused = refusal(by, #jobs / 6)
+  local refused = refusal(by, #jobs / 7)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   redis.call('HSET', sweep_key(id), 'spec', spec, 'created_ms', now, 'max_concurrent', max_concurrent, 'rungs', rungs,
@@ -270,9 +271,10 @@ function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempote
   if by.owner ~= '' then redis.call('HSET', sweep_key(id), 'owner', by.owner) end
   list('descent:sweeps', id, sweep_key(id))
   redis.call('SADD', 'descent:unfiled', id)
-  for i = 1, #jobs, 6 do
-    redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i])
-    create(jobs[i], by.owner, id, unpack(jobs, i + 1, i + 5))
+  for i = 1, #jobs, 7 do
+    redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i + 1])
+    create(jobs[i + 1], by.owner, id, unpack(jobs, i + 2, i + 6))
+    if jobs[i] ~= '' then redis.call('LPUSH', queue, jobs[i]) end
   end
   return {'created', id}
 end

@@ -216,11 +216,13 @@ class JobStore(Owned):
         status: Status | None = None,
         optimizer: str | None = None,
         tag: tuple[str, str | None] | None = None,
+        sweep: str | None = None,
     ) -> tuple[list[JobSummary], str | None]:
         """Jobs, newest first, older than the id `after`; and the id to go on from, when there are more."""
         wanted = [f"status:{status}"] if status else []
         wanted += [_optimizer_label(optimizer)] if optimizer else []
         wanted += [_tag_label(*tag)] if tag else []
+        wanted += [_sweep_label(sweep)] if sweep else []
         look = _LOOK if len(wanted) > 1 or (wanted and not self._caller.sees_all) else limit + 1
         found: list[JobSummary] = []
         seen = after
@@ -613,9 +615,9 @@ def to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def facts_of(spec: JobSpec) -> tuple[str, str, int, str, str]:
+def facts_of(spec: JobSpec, sweep: str | None = None) -> tuple[str, str, int, str, str]:
     """What a new job's record begins with: the spec, its hash, its steps, the optimizer, and the labels of the list."""
-    return spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name, to_json(_labels(spec))
+    return spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name, to_json(_labels(spec, sweep))
 
 
 def digests_of(idempotency_key: str | None, body: str, owner: str) -> tuple[str, str]:
@@ -655,14 +657,19 @@ def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
 
 
-def _labels(spec: JobSpec) -> list[str]:
+def _labels(spec: JobSpec, sweep: str | None) -> list[str]:
     """What the list can be filtered by, beside the status: each is a set of jobs."""
+    sweeps = [_sweep_label(sweep)] if sweep else []
     tags = [label for tag in spec.tags.items() for label in (_tag_label(tag[0], None), _tag_label(*tag))]
-    return [_optimizer_label(spec.optimizer.name), *tags]
+    return [_optimizer_label(spec.optimizer.name), *sweeps, *tags]
 
 
 def _optimizer_label(name: str) -> str:
     return f"optimizer:{name}"
+
+
+def _sweep_label(sweep_id: str) -> str:
+    return f"sweep:{sweep_id}"
 
 
 def _tag_label(name: str, value: str | None) -> str:

@@ -10,7 +10,7 @@ from core.errors import JobInUse, JobNotTerminal, NotFound
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import Status, from_ms, new_job_id, new_sweep_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
-from core.jobs.store import MOVES, checked_outcome, digests_of, facts_of, to_json
+from core.jobs.store import MOVES, Doorbell, checked_outcome, digests_of, facts_of, to_json
 from core.sweep import SweepSpec
 
 _PREFIX = "descent:sweep:"
@@ -50,18 +50,29 @@ class SweepStore(Owned):
         return await self._moves(args=list(args))
 
     @reaching_redis
-    async def submit(self, spec: SweepSpec, idempotency_key: str | None) -> tuple[Sweep, bool]:
+    async def submit(
+        self, spec: SweepSpec, idempotency_key: str | None, *, doorbell: Doorbell | None = None
+    ) -> tuple[Sweep, bool]:
         """Store a sweep and queue its jobs, all or none; with a key that was used for the same within a day, it is that one.
+
+        The messages of the jobs that may run at once are queued in the same move.
 
         Returns the sweep, and whether it is new. Raises as `JobStore.submit_once`: QueueFull when not all jobs would fit.
         """
         asha, text, jobs = spec.early_stopping, spec.model_dump_json(), spec.jobs()
         rungs = asha.rungs(spec.epochs) if asha else []
         facts = [text, spec.max_concurrent or "", to_json(rungs), asha.reduction_factor if asha else ""]
-        ids = sorted(new_job_id() for _ in jobs)
-        parts = [part for job_id, job in zip(ids, jobs, strict=True) for part in (job_id, *facts_of(job))]
+        ids, sweep_id = sorted(new_job_id() for _ in jobs), new_sweep_id()
+        bells = [doorbell(job_id) for job_id in ids[: spec.max_concurrent]] if doorbell else []
+        messages = [message for _, message in bells] + [""] * (len(ids) - len(bells))
+        parts = [
+            part
+            for message, job_id, job in zip(messages, ids, jobs, strict=True)
+            for part in (message, job_id, *facts_of(job, sweep_id))
+        ]
+        queue = bells[0][0] if bells else ""
         named = digests_of(idempotency_key, f"sweep {text}", self._caller.owner)
-        sweep_id, is_new = checked_outcome(await self._move("sweep", new_sweep_id(), *facts, *named, self._by, *parts))
+        sweep_id, is_new = checked_outcome(await self._move("sweep", sweep_id, *facts, *named, self._by, queue, *parts))
         return await self._get(sweep_id), is_new
 
     @reaching_redis
