@@ -23,7 +23,8 @@ from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.artifacts import JOB_ID
 from core.jobs.job import Status, from_ms
-from core.jobs.store import JobStore, News, RawJob, Seen, to_json
+from core.jobs.record import to_json
+from core.jobs.store import JobStore, News, RawJob, Seen
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 

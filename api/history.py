@@ -16,7 +16,8 @@ from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.jobs import artifacts
 from core.jobs.job import LossPage, Status
-from core.jobs.store import MAX_PAGE_POINTS, JobStore, to_json
+from core.jobs.record import to_json
+from core.jobs.store import MAX_PAGE_POINTS, JobStore
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["history"], route_class=StrictRoute)
 

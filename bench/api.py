@@ -29,7 +29,7 @@ from client.processes import Child
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs.job import Status
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 
@@ -170,7 +170,7 @@ async def fill(settings: Settings) -> None:
     """Ten thousand queued jobs, a thousandth of them tagged, the newest of all with a whole history."""
     plain = {"optimizer": "adam", "learning_rate": 0.001}
     specs = [JobSpec.model_validate({**plain, "tags": {"kept": "yes"} if n % 1000 == 0 else {}}) for n in range(JOBS)]
-    async with JobStore.connect(settings.store_url) as store:
+    async with WorkStore.connect(settings.store_url) as store:
         for start in range(0, JOBS, 50):
             await asyncio.gather(*(store.submit(spec) for spec in specs[start : start + 50]))
         job = await store.submit(JobSpec.model_validate({**plain, "log_every": 1}))

@@ -182,12 +182,12 @@ def fetch(
 def reindex() -> None:
     """Store every job anew that has files in the home and no record, after a database was lost. Prints a line a job."""
     from core.jobs.archive import reindex as store_anew
-    from core.jobs.store import JobStore
+    from core.jobs.work import WorkStore
 
     settings = _settings()
 
     async def run() -> dict[str, str]:
-        async with JobStore.connect(settings.store_url) as store:
+        async with WorkStore.connect(settings.store_url) as store:
             return await store_anew(store, settings.jobs_dir)
 
     with _database(settings):

@@ -17,7 +17,7 @@ import pytest
 from client.client import Client
 from client.redis_server import RedisServer
 from core.errors import DatasetUnavailable
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings, available_cores
 from core.training import datasets, runtime
 
@@ -97,16 +97,16 @@ def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting
         yield settings
 
 
-WithStore = Callable[[Callable[[JobStore], Coroutine[Any, Any, T]]], T]
+WithStore = Callable[[Callable[[WorkStore], Coroutine[Any, Any, T]]], T]
 
 
 @pytest.fixture
 def with_store(redis_settings: Settings) -> WithStore[Any]:
     """Run a coroutine that wants a store, against the real server."""
 
-    def run(use: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+    def run(use: Callable[[WorkStore], Coroutine[Any, Any, T]]) -> T:
         async def connected() -> T:
-            async with JobStore.connect(redis_settings.store_url) as store:
+            async with WorkStore.connect(redis_settings.store_url) as store:
                 return await use(store)
 
         return asyncio.run(connected())

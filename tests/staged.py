@@ -18,7 +18,7 @@ from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs import artifacts
 from core.jobs.job import Job, JobError, Status
-from core.jobs.store import Claim, JobStore
+from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import eventually
@@ -55,7 +55,7 @@ class Api:
         """A job that has succeeded, with these bytes as its weights."""
 
         async def finish() -> str:
-            async with JobStore.connect(self.settings.store_url) as store:
+            async with WorkStore.connect(self.settings.store_url) as store:
                 claim = await train(store, await store.submit(SPEC), points=10)
                 files = published(self.settings, claim, weights)
                 await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=files)
@@ -101,12 +101,12 @@ def _answers(url: str) -> bool:
 
 
 async def _stage(settings: Settings) -> dict[Status, str]:
-    async with JobStore.connect(settings.store_url) as store:
+    async with WorkStore.connect(settings.store_url) as store:
         await store.announce("nobody:0", alive_s=3600, info={"device": "cpu"})  # so that /readyz is content
         return {status: await _job_that_is(store, settings, status) for status in Status}
 
 
-async def _job_that_is(store: JobStore, settings: Settings, wanted: Status) -> str:
+async def _job_that_is(store: WorkStore, settings: Settings, wanted: Status) -> str:
     job = await store.submit(SPEC)
     if wanted in (Status.QUEUED, Status.PAUSED):
         if wanted is Status.PAUSED:
@@ -134,7 +134,7 @@ async def _job_that_is(store: JobStore, settings: Settings, wanted: Status) -> s
     return job.id
 
 
-async def train(store: JobStore, job: Job, *, points: int) -> Claim:
+async def train(store: WorkStore, job: Job, *, points: int) -> Claim:
     """What a worker would have told of a job by now: so many points, the last not finite, and an epoch's metrics."""
     claim = await store.claim(job.id, worker="host:1", lease_s=3600)
     assert claim

@@ -15,7 +15,7 @@ from api.compare import Table, table_of
 from bench.verdicts import CURVES
 from core.configurations import labelled
 from core.jobs.job import JobError, Status
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import WithStore, eventually, redis_running
@@ -50,7 +50,7 @@ def http(redis_settings: Settings) -> Iterator[Http]:
 
 
 async def made(
-    store: JobStore, optimizer: str, rate: float, seed: int, *, end: Status | None = Status.SUCCEEDED, **fields: Any
+    store: WorkStore, optimizer: str, rate: float, seed: int, *, end: Status | None = Status.SUCCEEDED, **fields: Any
 ) -> str:
     """A job that tells what the recorded run told, and then ends so, or goes on."""
     run = RUNS[optimizer, rate, seed]
@@ -80,7 +80,7 @@ def lesson(redis_settings: Settings) -> list[str]:
     """Three configurations with two seeds each, as they really went."""
 
     async def make() -> list[str]:
-        async with JobStore.connect(redis_settings.store_url) as store:
+        async with WorkStore.connect(redis_settings.store_url) as store:
             chosen = (("momentum", 0.01), ("sgd", 0.001), ("sgd", 0.1))
             return [await made(store, *each, seed) for each in chosen for seed in (0, 1)]
 
@@ -188,7 +188,7 @@ def test_runs_on_several_data_sets_have_no_best(http: Http, lesson: list[str], w
 
 
 def test_jobs_that_run_failed_or_wait_are_shown_as_they_are(http: Http, with_store: WithStore[Any]) -> None:
-    async def scenario(store: JobStore) -> list[str]:
+    async def scenario(store: WorkStore) -> list[str]:
         running = await made(store, "adam", 0.001, 0, end=None)
         stuck = await made(store, "sgd", 1.0, 0, end=None)
         failed = await made(store, "sgd", 1.0, 1, end=Status.FAILED)
@@ -270,7 +270,7 @@ def test_a_job_that_is_not_there_is_named_by_its_place(http: Http, lesson: list[
 
 
 def test_a_table_of_hundreds_of_jobs_leaves_out_those_that_are_gone(with_store: WithStore[Any]) -> None:
-    async def scenario(store: JobStore) -> tuple[list[str], Table]:
+    async def scenario(store: WorkStore) -> tuple[list[str], Table]:
         rates = [n / 10_000 for n in range(1, 126)]
         specs = [{"optimizer": "sgd", "learning_rate": rate, "seed": seed} for rate in rates for seed in (0, 1)]
         jobs = [(await store.submit(JobSpec.model_validate(spec))).id for spec in specs]

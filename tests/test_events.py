@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from core.jobs.job import Status
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from tests.conftest import Server, eventually
 from tests.proxy import Proxy
 from tests.staged import EPOCH, Api, blank_weights, point, published
@@ -178,7 +178,7 @@ class Narrator:
         self._is_over.set()
 
     async def _tell(self) -> None:
-        async with JobStore.connect(self._api.settings.store_url) as store:
+        async with WorkStore.connect(self._api.settings.store_url) as store:
             job = await store.submit(STAGED)
             claim = await store.claim(job.id, worker="host:1", lease_s=3600)
             assert claim

@@ -28,7 +28,7 @@ from client.client import ApiError, Client
 from client.redis_server import RedisServer
 from core.jobs import artifacts
 from core.jobs.job import Job
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import ROOT, Server, descendants, eventually, is_alive, processes, serving
@@ -130,7 +130,7 @@ def store_silently(settings: Settings, count: int) -> list[str]:
     """Jobs whose records are written and whose messages never are, as by an API that is killed in between."""
 
     async def store() -> list[Job]:
-        async with JobStore.connect(settings.store_url) as jobs:
+        async with WorkStore.connect(settings.store_url) as jobs:
             return [await jobs.submit(JobSpec.model_validate(BRIEF)) for _ in range(count)]
 
     return [job.id for job in asyncio.run(store())]
@@ -580,7 +580,7 @@ def test_a_database_killed_while_its_disk_is_slow_loses_no_job_it_acknowledged(
 
 def stored_jobs(settings: Settings) -> set[str]:
     async def queued() -> set[str]:
-        async with JobStore.connect(settings.store_url) as jobs:
+        async with WorkStore.connect(settings.store_url) as jobs:
             return set(await jobs.queued())
 
     return asyncio.run(queued())

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from api.history import sampled
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.spec import JobSpec
 from tests.conftest import Server, eventually
 from tests.staged import Api
@@ -175,7 +175,7 @@ def long_history(api: Api) -> tuple[str, list[Point]]:
     points = [told(step) for step in range(100_000)]
 
     async def store_them() -> str:
-        async with JobStore.connect(api.settings.store_url) as store:
+        async with WorkStore.connect(api.settings.store_url) as store:
             job = await store.submit(JobSpec.model_validate(LONG))
             claim = await store.claim(job.id, worker="host:1", lease_s=3600)
             assert claim

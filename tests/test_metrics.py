@@ -23,8 +23,8 @@ from api.app import create_app
 from core.jobs.database import Database, connect
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
 from core.jobs.measures import Measures, measure
-from core.jobs.store import JobStore
 from core.jobs.sweeps import SweepStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from core.sweep import SweepSpec
@@ -140,7 +140,7 @@ def with_database(redis_settings: Settings) -> Callable[[Callable[[Database], Co
 WithDatabase = Callable[[Callable[[Database], Coroutine[Any, Any, None]]], None]
 
 
-async def submit(store: JobStore) -> str:
+async def submit(store: WorkStore) -> str:
     return (await store.submit(JobSpec.model_validate(LONG))).id
 
 
@@ -155,7 +155,7 @@ def happened(measures: Measures) -> dict[str, int]:
 
 def test_every_way_back_into_the_queue_and_every_end_has_its_count(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
         job_id = await submit(store)
         for worker in "ab":
             claim = await store.claim(job_id, worker=worker, lease_s=30)
@@ -188,7 +188,7 @@ def test_every_way_back_into_the_queue_and_every_end_has_its_count(with_database
 
 def test_jobs_that_come_back_from_their_files_are_counted_but_did_not_happen_again(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
         raws = []
         for end in ("queued", "paused", "cancelled", "running", "cancelling"):
             job_id = await submit(store)
@@ -217,7 +217,7 @@ def test_jobs_that_come_back_from_their_files_are_counted_but_did_not_happen_aga
 @pytest.mark.parametrize("lost", ["all", "some"])
 def test_a_database_of_before_there_were_counts_is_counted_once(with_database: WithDatabase, lost: str) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
         first, second, third = [await submit(store) for _ in range(3)]
         await store.claim(second, worker="a", lease_s=30)
         waits = await database.redis.zscore("descent:waiting", first)
@@ -244,7 +244,7 @@ def test_a_database_of_before_there_were_counts_is_counted_once(with_database: W
 
 def test_the_workers_that_are_alive_are_counted_by_device(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
         for worker, device in (("a", "cpu"), ("b", "cpu"), ("c", "gpu:0"), ("d", "gpu:1")):
             await store.announce(worker, alive_s=30, info={"device": device, "threads": 1})
         await database.redis.zadd(
@@ -257,7 +257,7 @@ def test_the_workers_that_are_alive_are_counted_by_device(with_database: WithDat
 
 def test_a_job_counts_as_waiting_since_it_was_queued_again(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
         first, second = await submit(store), await submit(store)
         await store.pause(first)
         await database.redis.zincrby("descent:waiting", -60_000, second)  # a minute ago
@@ -276,7 +276,7 @@ def test_jobs_that_their_sweep_holds_back_do_not_wait_for_a_worker(with_database
         assert (seen.queued, standing(seen), seen.submitted) == (2, {"queued": 15}, 15)
         assert await database.redis.zcard("descent:waiting") == 2
         for job in sweep.job_ids[:2]:
-            await JobStore(database).cancel(job)
+            await WorkStore(database).cancel(job)
         assert await database.redis.zcard("descent:waiting") == 2  # the next two
         await SweepStore(database).cancel(sweep.id)
         seen = await measure(database)
@@ -287,7 +287,7 @@ def test_jobs_that_their_sweep_holds_back_do_not_wait_for_a_worker(with_database
 
 def test_a_scrape_reads_no_more_for_many_jobs_than_for_few(with_database: WithDatabase) -> None:
     async def use(database: Database) -> None:
-        store = JobStore(database)
+        store = WorkStore(database)
 
         async def commands() -> int:
             stats = await database.redis.info("commandstats")

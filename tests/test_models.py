@@ -19,7 +19,8 @@ from core.jobs import artifacts
 from core.jobs.job import Status, new_job_id
 from core.jobs.models import MAX_ALIASES, ModelStore
 from core.jobs.owners import Caller
-from core.jobs.store import JobStore, to_json
+from core.jobs.record import to_json
+from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from core.training.datasets import Dataset
@@ -58,7 +59,7 @@ def leave_model(server: Server, client: Client, trained_job: str) -> Left:
 
     async def work(dataset: str, accuracy: float) -> str:
         spec = JobSpec.model_validate(QUICK | {"dataset": dataset})
-        async with JobStore.connect(settings.store_url) as store:
+        async with WorkStore.connect(settings.store_url) as store:
             claim = await claimed(store, await store.submit(spec))
             folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
             files = {name: artifacts.publish(folder, artifacts.FORMATS[name], it) for name, it in weights.items()}
@@ -247,14 +248,14 @@ def test_who_predicts_while_models_are_exchanged_always_gets_one(
 # --- the store ---------------------------------------------------------------------------------------------------------
 
 
-async def empty_the_trash(store: JobStore) -> None:
+async def empty_the_trash(store: WorkStore) -> None:
     """The jobs of these tests have no files, and other tests share their server."""
     for deleted in await store.trash():
         await store.emptied(deleted)
 
 
 def test_aliases_are_limited_and_each_is_one_jobs(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         models = ModelStore(store.database)
         ids = []
         for worker in ("a", "b"):
@@ -281,7 +282,7 @@ def test_aliases_are_limited_and_each_is_one_jobs(with_store: WithStore[Any]) ->
 
 
 def test_a_sweep_with_a_named_model_is_not_deleted(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         models = ModelStore(store.database)
         sweeps, sweep = await submitted(store, optimizers=["sgd"], learning_rates=[0.1], seeds=[0, 1])
         for job_id in sweep.job_ids:
@@ -303,7 +304,7 @@ def test_a_sweep_with_a_named_model_is_not_deleted(with_store: WithStore[Any]) -
 def test_of_two_files_that_claim_an_alias_the_later_is_right(with_store: WithStore[Any], later_first: bool) -> None:
     """The database was lost before the file of the job that lost the alias was written again."""
 
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         models = ModelStore(store.database)
         claim = await claimed(store, await store.submit(SPEC))
         await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.5}, files=FILES)
@@ -329,7 +330,7 @@ def test_of_two_files_that_claim_an_alias_the_later_is_right(with_store: WithSto
 
 
 def test_each_owner_has_aliases_and_a_best_of_their_own(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         models, ids = ModelStore(store.database), {}
         callers = {name: Caller(owner=name, sees_all=False) for name in ("fashion-mnist", "bob")}
         for number, (name, caller) in enumerate(callers.items()):

@@ -20,7 +20,7 @@ from core.errors import ArtifactCorrupt
 from core.jobs import archive, artifacts, spool
 from core.jobs.job import Job, Status, new_job_id
 from core.jobs.spool import Spool
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.spec import JobSpec
 from core.training.checkpoint import Checkpoint
 from tests.conftest import WithStore
@@ -410,7 +410,7 @@ def test_a_claim_that_had_to_begin_anew_keeps_its_checkpoints(job: Path) -> None
     assert ways_on(job) == [(2, 100)]
 
 
-async def ended(store: JobStore) -> Job:
+async def ended(store: WorkStore) -> Job:
     claim = await store.claim((await store.submit(SPEC)).id, worker="w", lease_s=30)
     assert claim
     await store.finish(claim, Status.SUCCEEDED, files={}, result={"test_accuracy": 0.0})
@@ -418,7 +418,7 @@ async def ended(store: JobStore) -> Job:
 
 
 def test_filing_an_ended_job_leaves_a_newer_claim_alone(with_store: WithStore[Any], tmp_path: Path) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await ended(store)
         raw = await store.raw(job.id)
         assert raw
@@ -434,7 +434,7 @@ def test_filing_an_ended_job_leaves_a_newer_claim_alone(with_store: WithStore[An
 
 
 def test_filing_a_job_that_is_deleted_meanwhile_leaves_no_files(with_store: WithStore[Any], tmp_path: Path) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await ended(store)
         raw = await store.raw(job.id)
         assert raw
@@ -451,7 +451,7 @@ def test_filing_a_job_that_is_deleted_meanwhile_leaves_no_files(with_store: With
 def test_a_deleted_job_is_not_restored_from_files_that_still_wait_to_go(
     with_store: WithStore[Any], tmp_path: Path
 ) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await ended(store)
         await archive.file_job(store, tmp_path, job.id)
         await store.delete(job.id)
@@ -465,7 +465,7 @@ def test_a_deleted_job_is_not_restored_from_files_that_still_wait_to_go(
 def test_a_job_that_is_deleted_while_its_points_are_read_has_no_files(
     with_store: WithStore[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await ended(store)
         raw = store.raw
 
@@ -483,7 +483,7 @@ def test_a_job_that_is_deleted_while_its_points_are_read_has_no_files(
 
 
 def test_a_late_filing_is_written_again(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await store.claim((await store.submit(SPEC)).id, worker="w", lease_s=30)
         assert claim
         late = await store.raw(claim.job_id)
@@ -508,7 +508,7 @@ def test_a_spool_with_a_damaged_word_is_passed_over(job: Path) -> None:
 
 
 def test_a_record_with_a_damaged_field_is_not_restored(with_store: WithStore[Any], tmp_path: Path) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         for field in ("steps_done", "created_ms", "spec_hash"):
             job = await ended(store)
             await archive.file_job(store, tmp_path, job.id)
@@ -522,7 +522,7 @@ def test_a_record_with_a_damaged_field_is_not_restored(with_store: WithStore[Any
 
 
 def test_points_that_arrive_twice_are_not_restored(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await ended(store)
         raw = await store.raw(job.id)
         assert raw

@@ -9,7 +9,7 @@ import pytest
 from core.errors import InvalidRequest, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
 from core.jobs import broker
 from core.jobs.job import WORKER_LOST, Job, JobError, Status
-from core.jobs.store import MAX_ATTEMPTS, Claim, JobStore
+from core.jobs.work import MAX_ATTEMPTS, Claim, WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import WithStore
@@ -22,18 +22,18 @@ def point(step: int, loss: float | None = 1.0) -> dict[str, Any]:
     return {"step": step, "epoch": 0, "batch": step, "loss": loss, "time_s": step / 10}
 
 
-async def claimed(store: JobStore, job: Job, *, worker: str = "w1", lease_s: float = 30) -> Claim:
+async def claimed(store: WorkStore, job: Job, *, worker: str = "w1", lease_s: float = 30) -> Claim:
     claim = await store.claim(job.id, worker=worker, lease_s=lease_s)
     assert claim
     return claim
 
 
-async def append(store: JobStore, claim: Claim, *steps: int) -> str:
+async def append(store: WorkStore, claim: Claim, *steps: int) -> str:
     return await store.append(claim, [point(step) for step in steps], steps_done=steps[-1] + 1, images_per_s=100)
 
 
 def test_a_new_job_is_queued_and_says_so(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         first, second = await store.submit(SPEC), await store.submit(SPEC)
         assert (first.status, first.attempt, first.terminal) == (Status.QUEUED, 0, False)
         assert second.queue_position == (first.queue_position or 0) + 1
@@ -45,7 +45,7 @@ def test_a_new_job_is_queued_and_says_so(with_store: WithStore[Any]) -> None:
 
 
 def test_only_one_of_many_claims_gets_the_job(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         claims = await asyncio.gather(*(store.claim(job.id, worker=f"w{n}", lease_s=30) for n in range(20)))
         assert len([claim for claim in claims if claim]) == 1
@@ -55,7 +55,7 @@ def test_only_one_of_many_claims_gets_the_job(with_store: WithStore[Any]) -> Non
 
 
 def test_a_claim_whose_answer_was_lost_can_be_asked_again(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         assert await claimed(store, job) == await claimed(store, job)
         assert (await store.get(job.id)).attempt == 1
@@ -64,7 +64,7 @@ def test_a_claim_whose_answer_was_lost_can_be_asked_again(with_store: WithStore[
 
 
 def test_points_come_back_in_order_and_none_twice(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         claim = await claimed(store, job)
         await append(store, claim, 0, 10, 20)
@@ -83,7 +83,7 @@ def test_points_come_back_in_order_and_none_twice(with_store: WithStore[Any]) ->
 
 
 def test_the_hash_names_the_backend_once_there_is_one(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         claim = await claimed(store, job)
         backend = {"device": "cpu", "kernel": "plain", "threads": 2}
@@ -98,7 +98,7 @@ def test_the_hash_names_the_backend_once_there_is_one(with_store: WithStore[Any]
 
 
 def test_a_long_batch_of_points_is_stored_whole(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         await append(store, claim, *range(12_345))
         page = await store.loss(claim.job_id)
@@ -108,7 +108,7 @@ def test_a_long_batch_of_points_is_stored_whole(with_store: WithStore[Any]) -> N
 
 
 def test_a_stale_claim_writes_nothing(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         old = await claimed(store, job, worker="old", lease_s=0.01)
         await append(store, old, 0)
@@ -132,7 +132,7 @@ def test_a_stale_claim_writes_nothing(with_store: WithStore[Any]) -> None:
 
 
 def test_a_beating_worker_keeps_its_job(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC), lease_s=0.2)
         for _ in range(4):
             await asyncio.sleep(0.1)
@@ -144,7 +144,7 @@ def test_a_beating_worker_keeps_its_job(with_store: WithStore[Any]) -> None:
 
 
 def test_attempts_are_counted_and_end_in_worker_lost(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             claim = await claimed(store, job, worker=f"w{attempt}")
@@ -160,7 +160,7 @@ def test_attempts_are_counted_and_end_in_worker_lost(with_store: WithStore[Any])
 
 
 def test_a_job_given_back_uses_no_attempt_but_a_new_token(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         tokens = set()
         for n in range(5):
@@ -175,7 +175,7 @@ def test_a_job_given_back_uses_no_attempt_but_a_new_token(with_store: WithStore[
 
 
 def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         queued = await store.submit(SPEC)
         cancelled, changed = await store.cancel(queued.id)
         assert (cancelled.status, changed) == (Status.CANCELLED, True)
@@ -205,7 +205,7 @@ def test_cancel_in_every_state(with_store: WithStore[Any]) -> None:
 
 
 def test_pause_and_resume_in_every_state(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         assert [(j.status, changed) for j, changed in [await store.resume(job.id)]] == [("queued", False)]
         for expected in (True, False):
@@ -251,7 +251,7 @@ def test_pause_and_resume_in_every_state(with_store: WithStore[Any]) -> None:
     with_store(use)
 
 
-async def named(store: JobStore, name: str) -> str | None:
+async def named(store: WorkStore, name: str) -> str | None:
     try:
         return (await store.model(name)).job_id
     except NotFound:
@@ -259,7 +259,7 @@ async def named(store: JobStore, name: str) -> str | None:
 
 
 def test_a_pause_that_meets_a_death_is_a_pause_or_the_end(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             claim = await claimed(store, job, worker=f"w{attempt}")
@@ -274,7 +274,7 @@ def test_a_pause_that_meets_a_death_is_a_pause_or_the_end(with_store: WithStore[
 
 
 def test_a_job_that_finishes_while_it_is_paused_has_finished(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         await store.pause(claim.job_id)
         assert await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=FILES) == "succeeded"
@@ -283,7 +283,7 @@ def test_a_job_that_finishes_while_it_is_paused_has_finished(with_store: WithSto
 
 
 def test_a_failed_job_that_is_resumed_starts_its_counts_afresh(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         await append(store, claim, 0, 10)
         await asyncio.sleep(0.02)
@@ -304,7 +304,7 @@ def test_a_failed_job_that_is_resumed_starts_its_counts_afresh(with_store: WithS
 
 
 def test_a_job_that_ended_can_be_made_longer(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         with pytest.raises(JobNotTerminal):
             await store.extend(claim.job_id, 2)
@@ -330,7 +330,7 @@ def test_a_job_that_ended_can_be_made_longer(with_store: WithStore[Any]) -> None
 
 
 def test_a_deleted_job_leaves_no_key(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         with pytest.raises(JobNotTerminal):
             await store.delete(claim.job_id)
@@ -355,7 +355,7 @@ def test_a_deleted_job_leaves_no_key(with_store: WithStore[Any]) -> None:
 
 
 def test_a_key_names_one_job(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         answers = await asyncio.gather(*(store.submit_once(SPEC, "my-key") for _ in range(50)))
         assert len({job.id for job, _ in answers}) == 1
         assert [is_new for _, is_new in answers].count(True) == 1
@@ -374,7 +374,7 @@ def test_a_key_names_one_job(with_store: WithStore[Any]) -> None:
 def test_a_server_that_is_nearly_full_takes_no_more_jobs_and_finishes_those_it_has(
     with_store: WithStore[Any],
 ) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         redis = store._redis
         limit = (await redis.config_get("maxmemory"))["maxmemory"]
         job, _ = await store.submit_once(SPEC, "full")
@@ -398,7 +398,7 @@ def test_a_server_that_is_nearly_full_takes_no_more_jobs_and_finishes_those_it_h
 
 
 def test_a_finished_job_has_all_it_will_ever_have(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         with pytest.raises(ModelNotReady) as caught:
             await store.model(claim.job_id)
@@ -422,7 +422,7 @@ def test_a_finished_job_has_all_it_will_ever_have(with_store: WithStore[Any]) ->
 
 
 def test_a_failed_job_says_why_and_has_no_model(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         error = JobError(code="diverged", message="m", step=7)
         await store.finish(claim, Status.FAILED, error=error)
@@ -435,7 +435,7 @@ def test_a_failed_job_says_why_and_has_no_model(with_store: WithStore[Any]) -> N
 
 
 def test_a_loss_that_is_not_finite_stays_valid_json(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         await store.append(claim, [point(0, None) | {"nonfinite": "nan"}], steps_done=1, images_per_s=0)
         assert (await store.get(claim.job_id)).latest is not None
@@ -446,7 +446,7 @@ def test_a_loss_that_is_not_finite_stays_valid_json(with_store: WithStore[Any]) 
 
 
 def test_pages_hold_every_job_once_newest_first(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         tagged = SPEC.model_copy(update={"tags": {"set": "pages"}})
         ids = [(await store.submit(tagged)).id for _ in range(7)]
         other = JobSpec.model_validate({"optimizer": "sgd", "learning_rate": 1, "tags": {"set": "pages"}})
@@ -468,7 +468,7 @@ def test_pages_hold_every_job_once_newest_first(with_store: WithStore[Any]) -> N
 
 
 def test_outlines_are_of_those_jobs_that_there_are_in_the_order_asked_for(with_store: WithStore[Any]) -> None:
-    async def scenario(store: JobStore) -> None:
+    async def scenario(store: WorkStore) -> None:
         told, waiting, gone = [await store.submit(SPEC) for _ in range(3)]
         claim = await claimed(store, told)
         await append(store, claim, 0, 10, 20)
@@ -491,7 +491,7 @@ def test_filters_that_meet_are_met_by_every_job_of_the_list(with_store: WithStor
     def spec(optimizer: str, **tags: str) -> JobSpec:
         return JobSpec.model_validate({"optimizer": optimizer, "learning_rate": 0.001, "tags": tags})
 
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         first = await store.submit(spec("lamb", run="x", other="y"))
         crowd = [spec("lamb"), spec("nadam", run="x")] * 510
         for start in range(0, len(crowd), 60):
@@ -519,7 +519,7 @@ def test_a_new_jobs_message_is_queued_with_it_and_is_as_celery_sends_it(
     app = broker.make_celery(redis_settings.store_url)
     doorbell = broker.doorbells(app)
 
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job, is_new = await store.submit_once(SPEC, "with a message", doorbell=doorbell)
         again, is_new_again = await store.submit_once(SPEC, "with a message", doorbell=doorbell)
         assert (again, is_new, is_new_again) == (job, True, False)
@@ -535,7 +535,7 @@ def test_a_new_jobs_message_is_queued_with_it_and_is_as_celery_sends_it(
 
 
 def test_a_bell_rings_for_one_and_only_while_queued(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         assert not await store.ring(job.id, min_age_s=10)
         await asyncio.sleep(1.1)
@@ -548,7 +548,7 @@ def test_a_bell_rings_for_one_and_only_while_queued(with_store: WithStore[Any]) 
 
 
 def test_workers_that_fall_silent_are_forgotten(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         before = await store.workers()
         await store.announce("a", alive_s=30, info={})
         await store.announce("b", alive_s=0.01, info={})
@@ -560,7 +560,7 @@ def test_workers_that_fall_silent_are_forgotten(with_store: WithStore[Any]) -> N
 
 def test_a_redis_that_is_not_there_is_unavailable_at_once() -> None:
     async def use() -> None:
-        async with JobStore.connect("unix:///nowhere/redis.sock") as store:
+        async with WorkStore.connect("unix:///nowhere/redis.sock") as store:
             with pytest.raises(Unavailable):
                 await store.submit(SPEC)
 

@@ -32,7 +32,9 @@ from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
 from core.jobs.models import ModelStore
 from core.jobs.owners import Caller
-from core.jobs.store import MAX_ATTEMPTS, MOVES, Claim, JobStore, RawJob, to_json
+from core.jobs.record import to_json
+from core.jobs.store import MOVES, RawJob
+from core.jobs.work import MAX_ATTEMPTS, Claim, WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import WithStore
@@ -224,11 +226,11 @@ class Server:
         self._server.release()
 
 
-def connect(server: Server) -> tuple[Any, JobStore]:
+def connect(server: Server) -> tuple[Any, WorkStore]:
     """A store whose moves read our clock."""
     redis = Redis.from_url(server.settings.store_url, decode_responses=True, retry=Retry(ConstantBackoff(0.01), 3))
     assert MOVES.count(SERVERS_CLOCK) == 1
-    store = JobStore(database.Database(redis))
+    store = WorkStore(database.Database(redis))
     store._moves = redis.register_script(MOVES.replace(SERVERS_CLOCK, OUR_CLOCK))
     return redis, store
 
@@ -849,7 +851,7 @@ def test_no_story_of_clients_workers_and_deaths_breaks_a_promise(killable: Serve
 
 
 def test_a_job_restored_in_its_third_attempt_gets_no_fourth(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         for worker in "abc":
             claim = await store.claim(job.id, worker=worker, lease_s=30)
@@ -866,7 +868,7 @@ def test_a_job_restored_in_its_third_attempt_gets_no_fourth(with_store: WithStor
 
 
 def test_a_job_that_became_another_and_back_while_it_was_filed_is_filed_again(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         await store.cancel(job.id)
         raw = await store.raw(job.id)
@@ -880,7 +882,7 @@ def test_a_job_that_became_another_and_back_while_it_was_filed_is_filed_again(wi
 
 
 def test_a_job_that_is_extended_is_filed_again(with_store: WithStore[Any]) -> None:
-    async def use(store: JobStore) -> None:
+    async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
         await store.cancel(job.id)
         raw = await store.raw(job.id)

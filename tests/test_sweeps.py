@@ -13,8 +13,8 @@ import pytest
 from core.errors import JobNotTerminal, KeyReused, NotFound
 from core.jobs import archive, broker
 from core.jobs.job import WORKER_LOST, Status
-from core.jobs.store import Claim, JobStore
 from core.jobs.sweeps import Sweep, SweepStore
+from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
 from core.sweep import Asha, SweepSpec
 from tests.conftest import Server, WithStore, eventually
@@ -75,18 +75,18 @@ def test_rungs_grow_by_the_factor_and_end_before_the_last_epoch() -> None:
 # --- the store -----------------------------------------------------------------------------------------------------------
 
 
-async def submitted(store: JobStore, **fields: Any) -> tuple[SweepStore, Sweep]:
+async def submitted(store: WorkStore, **fields: Any) -> tuple[SweepStore, Sweep]:
     sweeps = SweepStore(store.database)
     sweep, is_new = await sweeps.submit(made(**fields), None)
     assert is_new
     return sweeps, sweep
 
 
-async def claimed(store: JobStore, job_id: str, worker: str) -> Claim | None:
+async def claimed(store: WorkStore, job_id: str, worker: str) -> Claim | None:
     return await store.claim(job_id, worker=worker, lease_s=60)
 
 
-async def slots(store: JobStore, sweep: Sweep) -> tuple[set[str], list[str], set[str]]:
+async def slots(store: WorkStore, sweep: Sweep) -> tuple[set[str], list[str], set[str]]:
     """Of a sweep with a limit: who has a place, who is held back, and who is in the queue or in a worker's hands."""
     redis, key = store.database.redis, f"descent:sweep:{sweep.id}"
     moving = {*await redis.zrange("descent:queued", 0, -1), *await redis.zrange("descent:running", 0, -1)}
@@ -98,7 +98,7 @@ def test_a_limit_holds_whatever_happens_to_the_jobs(with_store: WithStore[None],
     """A long random story; after each move as many jobs have a place as may, and the rest wait for one."""
     rng, limit = random.Random(seed), 1 + seed % 3
 
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         sweeps, sweep = await submitted(
             store, seeds=list(range(7)), optimizers=["sgd"], learning_rates=[0.1], max_concurrent=limit
         )
@@ -129,7 +129,7 @@ def test_a_limit_holds_whatever_happens_to_the_jobs(with_store: WithStore[None],
     with_store(story)
 
 
-async def act(store: JobStore, move: str, job_id: str, claims: dict[str, Claim], worker: str) -> None:
+async def act(store: WorkStore, move: str, job_id: str, claims: dict[str, Claim], worker: str) -> None:
     """One move of a story. What a move refuses is left."""
     if move == "claim":
         claim = await claimed(store, job_id, worker)
@@ -149,7 +149,7 @@ async def act(store: JobStore, move: str, job_id: str, claims: dict[str, Claim],
 
 
 def test_a_job_that_is_held_back_cannot_be_claimed_or_rung_and_its_turn_is_told(with_store: WithStore[None]) -> None:
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         sweeps, sweep = await submitted(store, **SMALL, max_concurrent=1)
         first, second, third, fourth = sweep.job_ids
         await store.released()
@@ -178,7 +178,7 @@ def test_the_messages_of_those_that_may_run_are_queued_with_them(
 ) -> None:
     doorbell = broker.doorbells(broker.make_celery(redis_settings.store_url))
 
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         redis, sweeps = store.database.redis, SweepStore(store.database)
         await redis.delete(broker.QUEUE)
         sweep, _ = await sweeps.submit(made(**SMALL, max_concurrent=3), "once", doorbell=doorbell)
@@ -193,7 +193,7 @@ def test_the_messages_of_those_that_may_run_are_queued_with_them(
 
 
 def test_asha_stops_those_that_are_not_among_the_best_third(with_store: WithStore[None]) -> None:
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         fields = {"epochs": 4, "seeds": list(range(6)), "optimizers": ["sgd"], "learning_rates": [0.1]}
         sweeps, sweep = await submitted(store, **fields, early_stopping="asha")
         answers = []
@@ -225,7 +225,7 @@ def test_asha_stops_those_that_are_not_among_the_best_third(with_store: WithStor
 
 
 def test_one_idempotency_key_makes_one_sweep_and_no_job_of_the_same_name(with_store: WithStore[None]) -> None:
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         sweeps, spec = SweepStore(store.database), made(**SMALL)
         first, is_new = await sweeps.submit(spec, "mine")
         again, is_new_again = await sweeps.submit(spec, "mine")
@@ -246,7 +246,7 @@ def test_one_idempotency_key_makes_one_sweep_and_no_job_of_the_same_name(with_st
 
 
 def test_a_lost_database_gets_its_sweeps_back(with_store: WithStore[None], tmp_path: Path) -> None:
-    async def story(store: JobStore) -> None:
+    async def story(store: WorkStore) -> None:
         sweeps, sweep = await submitted(store, **SMALL, max_concurrent=2)
         claim = await claimed(store, sweep.job_ids[0], "w")
         assert claim

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from core.errors import StackError, Unavailable
 from core.jobs import broker
 from core.jobs.job import Status
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings, configure_logging, read_settings
 from worker.reconcile import keep_reconciling
 from worker.run import record_failure, run_job
@@ -65,7 +65,7 @@ class Engine:
         self._standby = Standby(self._settings)
         try:
             await self._standby.refill()
-            async with JobStore.connect(self._settings.store_url) as self._store:
+            async with WorkStore.connect(self._settings.store_url) as self._store:
                 self._is_up.set()
                 await keep_reconciling(self._store, self._settings, self._app, self.stopping)
                 await asyncio.to_thread(self._may_end.wait)

@@ -18,13 +18,13 @@ from celery import Celery
 from core.errors import Unavailable
 from core.jobs import archive, artifacts, broker
 from core.jobs.job import WORKER_LOST
-from core.jobs.store import JobStore
+from core.jobs.work import WorkStore
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-async def keep_reconciling(store: JobStore, settings: Settings, app: Celery, stopping: threading.Event) -> None:
+async def keep_reconciling(store: WorkStore, settings: Settings, app: Celery, stopping: threading.Event) -> None:
     """Reconcile and announce until `stopping`."""
     name = f"{socket.gethostname()}:{os.getpid()}"
     info = {"device": settings.device, "threads": settings.threads_per_trainer}
@@ -42,7 +42,7 @@ async def keep_reconciling(store: JobStore, settings: Settings, app: Celery, sto
         await store.announce(name, alive_s=0, info=info)
 
 
-async def reconcile(store: JobStore, app: Celery, jobs_dir: Path, *, scan_s: float) -> None:
+async def reconcile(store: WorkStore, app: Celery, jobs_dir: Path, *, scan_s: float) -> None:
     """Queue jobs whose lease ran out again, ring for queued jobs whose message is nowhere, bring the files up to date."""
     for job_id in await store.overdue():
         status = await store.retry(job_id, None, WORKER_LOST)

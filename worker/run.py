@@ -21,7 +21,7 @@ from typing import Any
 from core.errors import DescentError, Unavailable
 from core.jobs import archive, artifacts
 from core.jobs.job import WORKER_LOST, JobError, Status
-from core.jobs.store import Claim, JobStore
+from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
 from worker.standby import Standby
 from worker.trainer_process import Assignment
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 async def run_job(
-    job_id: str, store: JobStore, settings: Settings, standby: Standby, stopping: threading.Event
+    job_id: str, store: WorkStore, settings: Settings, standby: Standby, stopping: threading.Event
 ) -> str | None:
     """Train one job to its end, or give it back when `stopping` is set. Does nothing when it is not queued any more.
 
@@ -61,7 +61,7 @@ class Supervisor:
     lease) or lost (somebody else has the job).
     """
 
-    def __init__(self, claim: Claim, store: JobStore, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(self, claim: Claim, store: WorkStore, settings: Settings, stopping: threading.Event) -> None:
         self._claim, self._store, self._settings, self._stopping = claim, store, settings, stopping
         self._verdict: str | None = None
         self._final: dict[str, Any] | None = None  # the trainer's last word: done, stopped or failed

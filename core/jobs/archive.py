@@ -15,9 +15,10 @@ from typing import Any
 from core.errors import ArtifactCorrupt, InvalidRequest, NotFound
 from core.jobs import artifacts, names, spool
 from core.jobs.job import Status
-from core.jobs.record import summary_of
-from core.jobs.store import JobStore, RawJob, to_json
+from core.jobs.record import summary_of, to_json
+from core.jobs.store import JobStore, RawJob
 from core.jobs.sweeps import SweepStore
+from core.jobs.work import WorkStore
 from core.sweep import SweepSpec
 
 FORMAT = 1
@@ -35,7 +36,7 @@ _DECODED = (
 log = logging.getLogger(__name__)
 
 
-async def file_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
+async def file_job(store: WorkStore, jobs_dir: Path, job_id: str) -> None:
     """Bring a job's files up to date; those of one that is deleted go. A disk that refuses is tried again at the next scan.
 
     Raises Unavailable.
@@ -56,7 +57,7 @@ async def file_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
     await store.filed(job)
 
 
-async def file_sweep(store: JobStore, jobs_dir: Path, sweep_id: str) -> None:
+async def file_sweep(store: WorkStore, jobs_dir: Path, sweep_id: str) -> None:
     """Write a sweep's file, or remove it when the sweep was deleted. Raises Unavailable."""
     sweeps = SweepStore(store.database)
     sweep = await sweeps.raw(sweep_id)
@@ -83,7 +84,7 @@ async def remove_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
     await store.emptied(job_id)
 
 
-async def _all_points(store: JobStore, job_id: str) -> list[str]:
+async def _all_points(store: WorkStore, job_id: str) -> list[str]:
     points: list[str] = []
     while True:
         page = await store.loss(job_id, after=str(len(points)))
@@ -107,7 +108,7 @@ def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
         artifacts.sweep(folder, {file["path"] for file in published}, upto=int(record["token"]))
 
 
-async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
+async def reindex(store: WorkStore, jobs_dir: Path) -> dict[str, str]:
     """Store every sweep and job anew that has files and no record. Returns what became of each: restored, exists, deleted,
     or why not.
 
@@ -126,7 +127,7 @@ async def reindex(store: JobStore, jobs_dir: Path) -> dict[str, str]:
     return outcome
 
 
-async def _reindex_sweeps(store: JobStore, jobs_dir: Path) -> dict[str, str]:
+async def _reindex_sweeps(store: WorkStore, jobs_dir: Path) -> dict[str, str]:
     sweeps, outcome = SweepStore(store.database), {}
     for path in sorted(jobs_dir.glob("sweep_*.json")):
         if not artifacts.SWEEP_ID.fullmatch(path.stem):

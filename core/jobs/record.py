@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from core.jobs.job import (
     Backend,
@@ -92,3 +92,8 @@ def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> 
         fraction=round(step / total, 4),
         eta_s=round(left * spec.batch_size / images_per_s, 1) if moving else None,
     )
+
+
+def to_json(value: Any) -> str:
+    """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

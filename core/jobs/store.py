@@ -1,6 +1,5 @@
 """The job store: every key of a job. Moves are atomic scripts in `moves.lua`; reads are here."""
 
-import hashlib
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -8,29 +7,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
-from uuid import uuid4
+from typing import Any, Self, cast
 
 from core.errors import (
     FieldProblem,
     InvalidRequest,
     JobInUse,
     JobNotTerminal,
-    KeyReused,
     ModelNotReady,
     NotFound,
-    QueueFull,
-    Unavailable,
 )
 from core.jobs import names
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, connect, reaching_redis
-from core.jobs.job import Job, JobError, JobSummary, LossPage, Status, from_ms, new_job_id
+from core.jobs.job import Job, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
 from core.jobs.record import job_of, summary_of
+from core.jobs.submission import checked_outcome, digests_of, facts_of, optimizer_label, sweep_label, tag_label
 from core.spec import JobSpec
 
-MAX_ATTEMPTS = 3
 MAX_PAGE_POINTS = 10_000
 MOVES = (Path(__file__).parent / "moves.lua").read_text()
 _READS = (Path(__file__).parent / "reads.lua").read_text()
@@ -40,21 +35,8 @@ _NEWS_POINTS = 1000
 _LOOKS = 3  # at a name that may be given to another model just then
 _NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
 _LIST_CHUNK = 200
-_APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
 Doorbell = Callable[[str], tuple[str, str]]  # of a job's id: the queue, and the message that lies in it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The right to train a job: every write carries `token`, and a newer claim makes it void."""
-
-    job_id: str
-    token: str
-    attempt: int
-    spec: JobSpec
-    last_step: int = -1  # of the last loss point that is stored
-    ran_s: float = 0.0  # how long earlier attempts trained; counts for the job's time limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +103,10 @@ class Outline:
 
 
 class JobStore(Owned):
-    """Jobs in Redis. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
+    """Jobs in Redis, as clients ask for them; what only workers do is in `work.py`.
+
+    Every method raises Unavailable when Redis cannot be reached or refuses the write.
+    """
 
     noun = "job"
 
@@ -132,7 +117,7 @@ class JobStore(Owned):
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str) -> AsyncIterator["JobStore"]:
+    async def connect(cls, url: str) -> AsyncIterator[Self]:
         """A store with a connection of its own."""
         async with connect(url) as database:
             yield cls(database)
@@ -142,8 +127,6 @@ class JobStore(Owned):
 
     async def _read(self, *args: str | int) -> Any:
         return await self._reads(args=list(args))
-
-    # --- clients -----------------------------------------------------------------------------------------------------
 
     async def submit(self, spec: JobSpec) -> Job:
         """Store a new queued job. Once this returns, the job will run, whatever becomes of its message.
@@ -220,9 +203,9 @@ class JobStore(Owned):
     ) -> tuple[list[JobSummary], str | None]:
         """Jobs, newest first, older than the id `after`; and the id to go on from, when there are more."""
         wanted = [f"status:{status}"] if status else []
-        wanted += [_optimizer_label(optimizer)] if optimizer else []
-        wanted += [_tag_label(*tag)] if tag else []
-        wanted += [_sweep_label(sweep)] if sweep else []
+        wanted += [optimizer_label(optimizer)] if optimizer else []
+        wanted += [tag_label(*tag)] if tag else []
+        wanted += [sweep_label(sweep)] if sweep else []
         look = _LOOK if len(wanted) > 1 or (wanted and not self._caller.sees_all) else limit + 1
         found: list[JobSummary] = []
         seen = after
@@ -436,106 +419,6 @@ class JobStore(Owned):
         accuracy = json.loads(result or "{}").get("test_accuracy")
         return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(model), test_accuracy=accuracy)
 
-    # --- workers -----------------------------------------------------------------------------------------------------
-
-    @reaching_redis
-    async def claim(self, job_id: str, *, worker: str, lease_s: float) -> Claim | None:
-        """Take a queued job for `worker` (a name no other claim uses). None when there is nothing to do."""
-        reply = await self._move("claim", job_id, worker, _ms(lease_s))
-        if not reply:
-            return None
-        token, attempt, spec, last_step, ran_ms = reply
-        return Claim(
-            job_id=job_id,
-            token=token,
-            attempt=int(attempt),
-            spec=JobSpec.model_validate_json(spec),
-            last_step=int(last_step),
-            ran_s=int(ran_ms) / 1000,
-        )
-
-    @reaching_redis
-    async def begin(self, claim: Claim, backend: dict[str, Any], *, resumed_from: int | None) -> str:
-        """The trainer has begun, on this backend, after that step. Returns as `beat` does."""
-        where = "" if resumed_from is None else resumed_from
-        spec_hash = claim.spec.hash(backend)
-        return cast(str, await self._move("begin", claim.job_id, claim.token, to_json(backend), spec_hash, where))
-
-    @reaching_redis
-    async def beat(self, claim: Claim, *, lease_s: float) -> str:
-        """Renew the lease. Returns `go_on`, `cancel`, `pause`, or `lost` when the job is not the caller's any more."""
-        return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
-
-    @reaching_redis
-    async def append(
-        self,
-        claim: Claim,
-        points: Sequence[dict[str, Any]],
-        *,
-        steps_done: int,
-        images_per_s: float,
-    ) -> str:
-        """Add loss points in the order of their steps; those already there are left alone. Returns as `beat` does."""
-        answer = "go_on"
-        for start in range(0, len(points) or 1, _APPEND_CHUNK):
-            chunk = points[start : start + _APPEND_CHUNK]
-            items = [item for point in chunk for item in (point["step"], to_json(point))]
-            answer = await self._move("append", claim.job_id, claim.token, steps_done, images_per_s, *items)
-        return answer
-
-    @reaching_redis
-    async def end_epoch(self, claim: Claim, metrics: dict[str, Any]) -> str:
-        """Add the metrics of an epoch, once. Returns as `beat` does."""
-        return cast(str, await self._move("epoch", claim.job_id, claim.token, metrics["epoch"], to_json(metrics)))
-
-    @reaching_redis
-    async def finish(
-        self,
-        claim: Claim,
-        status: Status,
-        *,
-        result: dict[str, Any] | None = None,
-        files: dict[str, dict[str, Any]] | None = None,
-        error: JobError | None = None,
-        partial: dict[str, dict[str, Any]] | None = None,
-    ) -> str:
-        """End the job. `files` are the trained weights, `partial` those of a run that was stopped on its way.
-
-        Returns the status it has now (an accepted cancel wins), or `lost`.
-        """
-        return cast(
-            str,
-            await self._move(
-                "finish",
-                claim.job_id,
-                claim.token,
-                status,
-                to_json(result) if result else "",
-                to_json(files) if files else "",
-                error.model_dump_json() if error else "",
-                (result or {}).get("test_accuracy") or 0,
-                to_json(partial) if partial else "",
-            ),
-        )
-
-    @reaching_redis
-    async def stop(self, claim: Claim, *, partial: dict[str, dict[str, Any]] | None = None) -> str:
-        """Give the job back unharmed: cancelled or paused if the client wants that, else queued; no attempt is used up."""
-        return cast(str, await self._move("stop", claim.job_id, claim.token, to_json(partial) if partial else ""))
-
-    @reaching_redis
-    async def retry(self, job_id: str, claim: Claim | None, error: JobError) -> str:
-        """Queue a job whose trainer died (or, without a claim, whose lease ran out) again, or fail it with `error`."""
-        token = claim.token if claim else ""
-        return cast(str, await self._move("retry", job_id, token, MAX_ATTEMPTS, error.model_dump_json()))
-
-    # --- files -------------------------------------------------------------------------------------------------------
-
-    @reaching_redis
-    async def unfiled(self) -> list[str]:
-        """Ids of the jobs whose `job.json` is older than their record."""
-        return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
-
     @reaching_redis
     @seen_by_caller
     async def raw(self, job_id: str) -> RawJob | None:
@@ -548,105 +431,18 @@ class JobStore(Owned):
         return RawJob(job_id=job_id, record=record, transitions=transitions, epochs=epochs) if record else None
 
     @reaching_redis
-    async def filed(self, job: RawJob) -> None:
-        """The files of a job are as its record was in `job`."""
-        await self._move("filed", job.job_id, len(job.transitions), job.record.get("aliases", ""))
-
-    @reaching_redis
-    async def restore(self, job: RawJob, points: Sequence[str]) -> str:
-        """Store a job anew from its files; one that was running is queued. Returns `restored`, `exists` or `deleted`."""
-        restoring = f"{_PREFIX}{job.job_id}:restoring:{uuid4().hex}"
-        for start in range(0, len(points), _APPEND_CHUNK):
-            await self._redis.rpush(restoring, *points[start : start + _APPEND_CHUNK])
-        texts = (to_json(job.record), to_json(job.transitions), to_json(job.epochs))
-        outcome = cast(str, await self._move("restore", job.job_id, restoring, len(points), *texts))
-        if outcome == "torn":
-            raise Unavailable(f"Redis: the points of {job.job_id} did not arrive as they were sent; try again")
-        return outcome
-
-    @reaching_redis
-    async def trash(self) -> list[str]:
-        """Ids of deleted jobs whose files may still be there."""
-        return cast(list[str], sorted(await self._redis.smembers("descent:trash")))
-
-    @reaching_redis
     async def emptied(self, job_id: str) -> None:
         """The files of a deleted job are gone."""
         await self._redis.srem("descent:trash", job_id)
-
-    # --- the reconciler and health -----------------------------------------------------------------------------------
-
-    @reaching_redis
-    async def overdue(self) -> list[str]:
-        """Ids of jobs whose lease has run out."""
-        return cast(list[str], await self._move("overdue"))
-
-    @reaching_redis
-    async def queued(self) -> list[str]:
-        """Ids of the jobs that wait for a worker, oldest first."""
-        return cast(list[str], await self._redis.zrange("descent:queued", 0, -1))
 
     @reaching_redis
     async def count_queued(self) -> int:
         return int(await self._redis.zcard("descent:queued"))
 
     @reaching_redis
-    async def ring(self, job_id: str, *, min_age_s: float) -> bool:
-        """Whether the caller should send this job's message again; only one caller is told so."""
-        return bool(await self._move("ring", job_id, _ms(min_age_s)))
-
-    @reaching_redis
-    async def released(self) -> list[str]:
-        """Take the ids of jobs whose turn in their sweep has come: the caller sends their messages."""
-        return cast(list[str], await self._redis.spop("descent:released", _LIST_CHUNK) or [])
-
-    @reaching_redis
-    async def announce(self, worker: str, *, alive_s: float, info: dict[str, Any]) -> None:
-        await self._move("announce", worker, _ms(alive_s), to_json(info))
-
-    @reaching_redis
     async def workers(self, *, host: str = "") -> int:
         """How many workers are alive; with a host name, those that announced themselves from there (`host:pid`)."""
         return int(await self._move("workers", host))
-
-
-def to_json(value: Any) -> str:
-    """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-
-
-def facts_of(spec: JobSpec, sweep: str | None = None) -> tuple[str, str, int, str, str]:
-    """What a new job's record begins with: the spec, its hash, its steps, the optimizer, and the labels of the list."""
-    return spec.model_dump_json(), spec.hash(), spec.total_steps, spec.optimizer.name, to_json(_labels(spec, sweep))
-
-
-def digests_of(idempotency_key: str | None, body: str, owner: str) -> tuple[str, str]:
-    """What the store keeps of a client's key and of what was asked for with it; nothing without a key."""
-    if idempotency_key is None:
-        return "", ""
-    return _digest(f"{owner}\n{idempotency_key}" if owner else idempotency_key), _digest(body)
-
-
-def checked_outcome(outcome: Sequence[str]) -> tuple[str, bool]:
-    """The id that a submit led to, and whether it is new. Raises KeyReused, QueueFull or Unavailable."""
-    said, found = outcome
-    if said == "full":
-        raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
-    if said == "long":
-        raise QueueFull("the server's queue would be longer than it may be")
-    if said == "crowded":
-        raise QueueFull("you would have more jobs that have not ended than you may: let some end, or cancel some")
-    if said == "reused":
-        raise KeyReused("this Idempotency-Key was used for another request")
-    return found, said == "created"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 def _step(point: str) -> int:
@@ -655,26 +451,6 @@ def _step(point: str) -> int:
 
 def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
-
-
-def _labels(spec: JobSpec, sweep: str | None) -> list[str]:
-    """What the list can be filtered by, beside the status: each is a set of jobs."""
-    sweeps = [_sweep_label(sweep)] if sweep else []
-    tags = [label for tag in spec.tags.items() for label in (_tag_label(tag[0], None), _tag_label(*tag))]
-    return [_optimizer_label(spec.optimizer.name), *sweeps, *tags]
-
-
-def _optimizer_label(name: str) -> str:
-    return f"optimizer:{name}"
-
-
-def _sweep_label(sweep_id: str) -> str:
-    return f"sweep:{sweep_id}"
-
-
-def _tag_label(name: str, value: str | None) -> str:
-    """The length keeps `a:b` without a value and `a` with the value `b` apart."""
-    return f"tag:{len(name)}:{name}" if value is None else f"tag:{len(name)}:{name}:{value}"
 
 
 def _hash(reply: list[str]) -> dict[str, str]:

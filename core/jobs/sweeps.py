@@ -10,7 +10,9 @@ from core.errors import JobInUse, JobNotTerminal, NotFound
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import Status, from_ms, new_job_id, new_sweep_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
-from core.jobs.store import MOVES, Doorbell, checked_outcome, digests_of, facts_of, to_json
+from core.jobs.record import to_json
+from core.jobs.store import MOVES, Doorbell
+from core.jobs.submission import checked_outcome, digests_of, facts_of
 from core.sweep import SweepSpec
 
 _PREFIX = "descent:sweep:"
