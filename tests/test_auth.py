@@ -382,7 +382,7 @@ def about_one(store: type[Owned]) -> list[str]:
     return [name for name, given in methods.items() if given & words and name[0] != "_"]
 
 
-@pytest.mark.parametrize("name", about_one(JobStore))
+@pytest.mark.parametrize("name", sorted(set(about_one(JobStore)) - {"emptied"}))  # that is about files without a job
 def test_no_method_of_the_store_shows_anothers_job(db: str, others_job: str, name: str) -> None:
     """A new method that is not `seen_by_caller` fails here."""
     more: dict[str, Any] = {"news": {"seen": None}, "extend": {"epochs": 1}}
@@ -397,7 +397,9 @@ def test_no_method_of_the_store_shows_anothers_job(db: str, others_job: str, nam
     on_redis(db, use)
 
 
-@pytest.mark.parametrize("name", about_one(SweepStore))
+@pytest.mark.parametrize(
+    "name", sorted(set(about_one(SweepStore)) - {"filed", "restore"})
+)  # what workers do with an id
 def test_no_method_of_the_store_shows_anothers_sweep(db: str, others_sweep: str, name: str) -> None:
     async def use(_: KeyStore, store: WorkStore) -> None:
         sweeps = SweepStore(store.database)
