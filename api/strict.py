@@ -120,17 +120,22 @@ class StrictRoute(APIRoute):
 
 
 def _refuse_unless_accepted(accept: str, produced: set[str]) -> None:
-    """Raise 406 when nothing that the route can answer is among the media ranges of `Accept` (RFC 9110, 12.5.1)."""
+    """Raise 406 when nothing that the route can answer is among the media ranges of `Accept` (RFC 9110, 12.5.1).
+
+    What is no media range is left out of account.
+    """
     ranges = {}
     for entry in accept.lower().split(","):
         media, *parameters = [part.strip() for part in entry.split(";")]
+        if "/" not in media:
+            continue
         ranges[media] = not any(re.fullmatch(r"q=0(\.0*)?", parameter.replace(" ", "")) for parameter in parameters)
 
     def is_wanted(media: str) -> bool:
         candidates = (media, media.partition("/")[0] + "/*", "*/*")
         return next((ranges[name] for name in candidates if name in ranges), False)
 
-    if accept.strip() and produced and not any(map(is_wanted, produced)):
+    if ranges and produced and not any(map(is_wanted, produced)):
         raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
 
 
