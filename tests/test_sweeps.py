@@ -1,6 +1,5 @@
 """Sweeps: what they become, how many of their jobs run at a time, who is stopped early, and the whole of it over HTTP."""
 
-import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -293,27 +292,24 @@ def ended(http: httpx2.Client, sweep_id: str) -> dict[str, Any]:
 
 
 def test_a_sweep_is_trained_to_its_end_one_job_at_a_time(http: httpx2.Client) -> None:
-    answer = http.post("/sweeps", json=SMALL | {"max_concurrent": 1, "name": "both"})
+    answer = http.post("/sweeps", json=SMALL | {"learning_rates": [0.01], "max_concurrent": 1, "name": "both"})
     sweep = answer.json()
     assert (answer.status_code, answer.headers["location"]) == (202, f"/sweeps/{sweep['id']}")
-    assert sweep["progress"]["jobs"] == len(sweep["jobs"]) == 4
+    assert sweep["progress"]["jobs"] == len(sweep["jobs"]) == 2
     done = ended(http, sweep["id"])
-    assert (done["status"], done["counts"], done["progress"]["fraction"]) == ("finished", {"succeeded": 4}, 1.0)
-    assert [(job["optimizer"]["name"], job["learning_rate"]) for job in done["jobs"]] == [
-        ("sgd", 0.01), ("sgd", 0.001), ("adam", 0.01), ("adam", 0.001),
-    ]  # fmt: skip
+    assert (done["status"], done["counts"], done["progress"]["fraction"]) == ("finished", {"succeeded": 2}, 1.0)
+    assert [job["optimizer"]["name"] for job in done["jobs"]] == ["sgd", "adam"]
     jobs = [http.get(f"/jobs/{job['job_id']}").json() for job in done["jobs"]]
-    for earlier, later in itertools.pairwise(jobs):
-        assert earlier["finished_at"] <= later["started_at"]
+    assert jobs[0]["finished_at"] <= jobs[1]["started_at"]
     assert all(job["result"]["test_accuracy"] > 0.05 for job in done["jobs"])
     table = done["table"]
     means = [row["test_accuracy"]["mean"] for row in table["rows"]]
     assert means == sorted((job["result"]["test_accuracy"] for job in done["jobs"]), reverse=True)
     assert (table["best"]["label"], table["target_accuracy"]) == (table["rows"][0]["label"], 0.97)
-    assert {row["label"] for row in table["rows"]} == {"sgd 0.01", "sgd 0.001", "adam 0.01", "adam 0.001"}
+    assert {row["label"] for row in table["rows"]} == {"sgd 0.01", "adam 0.01"}
     assert table["noise"]["within_noise"] in (True, False)
     listed = http.get("/jobs", params={"sweep": sweep["id"], "optimizer": "adam"}).json()["jobs"]
-    assert [job["id"] for job in listed] == [job["id"] for job in reversed(jobs[2:])]
+    assert [job["id"] for job in listed] == [jobs[1]["id"]]
     etag = http.get(f"/sweeps/{sweep['id']}").headers["etag"]
     assert http.get(f"/sweeps/{sweep['id']}", headers={"If-None-Match": etag}).status_code == 304
     assert sweep["id"] in [listed["id"] for listed in http.get("/sweeps", params={"limit": 1}).json()["sweeps"]]
