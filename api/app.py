@@ -57,7 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.store_url) as database:
             celery = broker.make_celery(settings.store_url)
-            limits = Limits(most_live=settings.most_live, most_queued=settings.most_queued)
+            limits = Limits(
+                most_live=settings.most_live, most_kept=settings.most_kept, most_queued=settings.most_queued
+            )
             app.state.shared = State(
                 settings=settings,
                 database=database,

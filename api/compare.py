@@ -20,7 +20,7 @@ from core.catalogue import DATASETS, LearningRate
 from core.configurations import labelled
 from core.errors import FieldProblem, InvalidRequest, NotFound
 from core.jobs.artifacts import JOB_ID
-from core.jobs.job import JobSummary, Status
+from core.jobs.job import JobSummary, Result, Status
 from core.jobs.record import summary_of
 from core.jobs.store import JobStore, Outline
 from core.spec import JobSpec
@@ -195,7 +195,7 @@ async def _reading(store: JobStore, outline: Outline, max_points: int) -> Readin
     key = (outline.job_id, max_points)
     stamp = (outline.points, outline.record["status"], outline.record.get("error"))
     reading = _readings.get(key)
-    if reading is None or reading.stamp != stamp:
+    if reading is None or not _is_fresh(reading, stamp, max_points):
         points = await _points(store, outline)
         reading = await run_in_threadpool(_read, outline, points, max_points, stamp)
         _readings[key] = reading
@@ -205,6 +205,12 @@ async def _reading(store: JobStore, outline: Outline, max_points: int) -> Readin
     else:
         _readings.move_to_end(key)
     return reading
+
+
+def _is_fresh(reading: Reading, stamp: Stamp, max_points: int) -> bool:
+    """Whether a reading is still good. Where only the verdict counts, a run that goes on is judged again after 5 % more."""
+    (seen, *state), (now, *state_now) = reading.stamp, stamp
+    return state == state_now and (seen == now or (not max_points and seen <= now < seen * 1.05))
 
 
 async def _points(store: JobStore, outline: Outline) -> list[str]:
@@ -262,6 +268,7 @@ def _row(run: Run, label: str, verdict: Verdict | None, target_accuracy: float) 
     epochs = [analysis.Epoch(valid_accuracy=e["valid_accuracy"], seconds=e["seconds"]) for e in run.epochs]
     reached = analysis.time_to(target_accuracy, epochs, steps_per_epoch=spec.steps_per_epoch)
     latest = job.latest.loss if job.latest else None
+    result = job.result if job.status is Status.SUCCEEDED else Result()  # else it is that of a shorter training
     return RunRow(
         job_id=job.id,
         label=label,
@@ -269,9 +276,9 @@ def _row(run: Run, label: str, verdict: Verdict | None, target_accuracy: float) 
         learning_rate=spec.learning_rate,
         seed=spec.seed,
         status=job.status,
-        final_loss=latest if job.result.final_loss is None else job.result.final_loss,
+        final_loss=latest if result.final_loss is None else result.final_loss,
         valid_accuracy=epochs[-1].valid_accuracy if epochs else None,
-        test_accuracy=job.result.test_accuracy,
+        test_accuracy=result.test_accuracy,
         steps_to_target=reached.steps if reached else None,
         seconds_to_target=reached.seconds if reached else None,
         verdict=verdict,
@@ -279,9 +286,11 @@ def _row(run: Run, label: str, verdict: Verdict | None, target_accuracy: float) 
 
 
 def _group(label: str, rows: Sequence[RunRow]) -> GroupRow:
+    job_ids = [row.job_id for row in rows]
+    rows = _distinct(rows)
     return GroupRow(
         label=label,
-        job_ids=[row.job_id for row in rows],
+        job_ids=job_ids,
         seeds=sorted({row.seed for row in rows}),
         test_accuracy=analysis.spread([row.test_accuracy for row in rows]),
         final_loss=analysis.spread([row.final_loss for row in rows]),
@@ -290,6 +299,16 @@ def _group(label: str, rows: Sequence[RunRow]) -> GroupRow:
         seconds_to_target=analysis.spread([row.seconds_to_target for row in rows]),
         verdicts=dict(Counter(row.verdict.outcome for row in rows if row.verdict)),
     )
+
+
+def _distinct(rows: Sequence[RunRow]) -> list[RunRow]:
+    """One run for each seed of each group: the same seed again is the same training, and tells nothing new."""
+    found: dict[tuple[str, int], RunRow] = {}
+    for row in rows:
+        known = found.setdefault((row.label, row.seed), row)
+        if known.test_accuracy is None and row.test_accuracy is not None:
+            found[row.label, row.seed] = row
+    return list(found.values())
 
 
 def _best(group: GroupRow, rows: Sequence[RunRow]) -> Best | None:
@@ -301,7 +320,7 @@ def _best(group: GroupRow, rows: Sequence[RunRow]) -> Best | None:
 
 def _noise(rows: Sequence[RunRow]) -> Noise | None:
     accuracies: dict[str, list[float]] = {row.label: [] for row in rows}
-    for row in rows:
+    for row in _distinct(rows):
         if row.test_accuracy is not None:
             accuracies[row.label].append(row.test_accuracy)
     return analysis.noise(accuracies)

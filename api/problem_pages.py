@@ -109,6 +109,11 @@ ABOUT = {
         "This Idempotency-Key was used for another request within a day. Use a new key for a new request.",
         "该 Idempotency-Key 一天内已用于另一个请求。新请求请使用新的键。",
     ),
+    "job-deleted": About(
+        410,
+        "What was made with this Idempotency-Key was deleted within the day. Use a new key to make another.",
+        "用该 Idempotency-Key 创建的对象在一天内已被删除。若要再创建，请使用新的键。",
+    ),
     "rate-limited": About(
         429,
         "This key sends more requests of this kind than it may. Wait `Retry-After` seconds; poll less often, or use a stream.",

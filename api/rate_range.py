@@ -98,7 +98,7 @@ class RangeTestAnswer(BaseModel):
     responses={
         200: {"model": Preview, "description": "It is valid; nothing was created."},
         202: headers("Location", "Retry-After", sometimes=("Idempotent-Replayed",)),
-        **documented(400, 413, 415, 422, 503),
+        **documented(400, 410, 413, 415, 422, 503),
     },
     summary="Find a learning rate",
 )

@@ -1,8 +1,6 @@
 """Sweeps: many jobs in one call, and the table of what came of them."""
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -113,7 +111,7 @@ def known_sweep(sweep_id: str) -> str:
     responses={
         200: {"model": SweepPreview, "description": "It is valid; nothing was created."},
         202: headers("Location", "Retry-After", sometimes=("Idempotent-Replayed",)),
-        **documented(400, 413, 415, 422, 503),
+        **documented(400, 410, 413, 415, 422, 503),
     },
     summary="Create a sweep",
 )
@@ -161,7 +159,7 @@ async def _preview(state: State, spec: SweepSpec) -> SweepPreview:
 async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> SweepPage:
     state = state_of(request)
     sweeps, cursor = await state.sweeps.page(after=query.after, limit=query.limit)
-    found = [_summary(sweep, await state.sweeps.standings(sweep.job_ids)) for sweep in sweeps]
+    found = [_summary(sweep, await state.sweeps.standing(sweep.id)) for sweep in sweeps]
     return SweepPage(sweeps=found, next=cursor)
 
 
@@ -204,42 +202,39 @@ async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
     jobs = [
         summary_of(outline.job_id, outline.record, outline.last[0] if outline.last else None) for outline in outlines
     ]
-    standings = [
-        Standing(status=j.status, attempt=j.attempt, step=j.progress.step, total_steps=j.progress.total_steps)
-        for j in jobs
-    ]
     return SweepAnswer(
-        **dict(_summary(sweep, standings)),
+        **dict(_summary(sweep, Standing.of(jobs))),
         spec=sweep.spec,
         jobs=[_job(job) for job in jobs],
         table=await table_of(state.store, outlines, target_accuracy=sweep.spec.target_accuracy),
     )
 
 
-def _summary(sweep: Sweep, jobs: Sequence[Standing]) -> SweepSummary:
-    ended = sum(job.status.terminal for job in jobs)
-    steps = sum(job.total_steps for job in jobs)
-    done = sum(job.total_steps if job.status.terminal else job.step for job in jobs)
+def _summary(sweep: Sweep, standing: Standing) -> SweepSummary:
+    jobs = sum(standing.counts.values())
+    ended = sum(count for status, count in standing.counts.items() if status.terminal)
     own = f"/sweeps/{sweep.id}"
     return SweepSummary(
         id=sweep.id,
-        status=_status(sweep, jobs),
-        terminal=ended == len(jobs),
+        status=_status(sweep, standing, has_ended=ended == jobs),
+        terminal=ended == jobs,
         created_at=sweep.created_at,
         cancelled_at=sweep.cancelled_at,
         name=sweep.spec.name,
-        progress=SweepProgress(jobs=len(jobs), ended=ended, fraction=round(done / steps, 4) if steps else 1.0),
-        counts=dict(Counter(job.status for job in jobs)),
+        progress=SweepProgress(
+            jobs=jobs, ended=ended, fraction=round(standing.done / standing.steps, 4) if standing.steps else 1.0
+        ),
+        counts=standing.counts,
         links={"self": own, "cancel": f"{own}/cancel"},
     )
 
 
-def _status(sweep: Sweep, jobs: Sequence[Standing]) -> SweepStatus:
-    if all(job.status.terminal for job in jobs):
+def _status(sweep: Sweep, standing: Standing, *, has_ended: bool) -> SweepStatus:
+    if has_ended:
         return "cancelled" if sweep.cancelled_at else "finished"
     if sweep.cancelled_at:
         return "cancelling"
-    return "queued" if all(job.attempt == 0 for job in jobs) else "running"
+    return "running" if standing.begun else "queued"
 
 
 def _choice(spec: JobSpec) -> SweepChoice:

@@ -12,6 +12,7 @@
     ├── ForeignHost           421  the Host header names another server
     ├── HeadersTooLarge       431  too many headers, or too long ones
     ├── RateLimited           429  a key asks too often
+    ├── JobDeleted            410  what an Idempotency-Key made was deleted since
     ├── QueueFull             429  as many jobs wait as may
     ├── JobInUse              409  an alias names the job's model
     ├── AliasReserved         409  the server keeps that alias itself
@@ -127,6 +128,12 @@ class RateLimited(DescentError):
     status = 429
     title = "Too many requests"
     retry_after_s = 1
+
+
+class JobDeleted(DescentError):
+    code = "job-deleted"
+    status = 410
+    title = "What this key made was deleted"
 
 
 class QueueFull(DescentError):

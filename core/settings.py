@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     poll_rate: float = Field(200, ge=0, description="Reads a second for each key; 0: no limit.")
     predict_rate: float = Field(50, ge=0, description="Predictions a second for each key; 0: no limit.")
     most_live: int = Field(1000, ge=1, description="Jobs of one owner that have not ended; more are refused.")
+    most_kept: int = Field(10_000, ge=1, description="Jobs of one owner, ended ones as well; more are refused.")
     most_queued: int = Field(20_000, ge=1, description="Jobs in the queue, of all together; more are refused.")
     home: AbsolutePath = Field(
         Path(".descent"), validate_default=True, description="Everything the server keeps: database, jobs, cache, logs."

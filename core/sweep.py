@@ -21,6 +21,7 @@ from core.spec import JobSpec, Recipe, Seed, wrong
 
 MAX_JOBS = 500  # of one sweep
 _DIGITS = 4  # significant ones of a rate that is drawn
+_MOST_DRAWS = 10 * MAX_JOBS
 
 Configuration = tuple[Optimizer, LearningRate]
 
@@ -39,7 +40,7 @@ class RateRange(Strict):
 
     def draw(self, rng: random.Random) -> float:
         rate = 10 ** rng.uniform(math.log10(self.low), math.log10(self.high))
-        return float(f"{rate:.{_DIGITS}g}")
+        return min(max(float(f"{rate:.{_DIGITS}g}"), self.low), self.high)
 
 
 class Asha(Strict):
@@ -127,7 +128,8 @@ class SweepSpec(Recipe, _Grid):
         self._check_strategy()
         if (count := self.count) > MAX_JOBS:
             raise wrong("/seeds", f"a sweep has at most {MAX_JOBS} jobs, and this one would have {count}")
-        self.jobs()
+        if len(self.jobs()) < count:
+            raise wrong("/samples", "the range has fewer rates of four digits than that")
         return self
 
     def _check_strategy(self) -> None:
@@ -167,8 +169,11 @@ class SweepSpec(Recipe, _Grid):
     def _configurations(self) -> Iterator[Configuration]:
         rng = random.Random(self.search_seed)
         if isinstance(self.learning_rates, RateRange):
-            for _ in range(self.samples or 0):
-                yield rng.choice(self.optimizers), self.learning_rates.draw(rng)
+            drawn: dict[tuple[int, float], None] = {}  # in the order they came
+            for _ in range(_MOST_DRAWS):  # a narrow range may have fewer rates than are wanted
+                if len(drawn) < (self.samples or 0):
+                    drawn[rng.randrange(len(self.optimizers)), self.learning_rates.draw(rng)] = None
+            yield from ((self.optimizers[place], rate) for place, rate in drawn)
         elif self.strategy == "random":
             yield from rng.sample(self._grid(), self.samples or 0)
         else:

@@ -457,6 +457,52 @@ def test_the_queue_of_all_has_an_end_without_keys_too(db: str) -> None:
     on_redis(db, refused, Limits(most_queued=room))
 
 
+def test_a_job_that_goes_on_again_needs_room_as_a_new_one_does(db: str) -> None:
+    async def use(_: KeyStore, store: WorkStore) -> None:
+        own = store.of(Caller(owner="nia", sees_all=False))
+        ended, paused, other = [await own.submit(SPEC) for _ in range(3)]
+        await own.cancel(ended.id)
+        await own.pause(paused.id)
+        with pytest.raises(QueueFull, match="not ended"):
+            while True:
+                await own.submit(SPEC)
+        with pytest.raises(QueueFull, match="not ended"):
+            await own.resume(ended.id)
+        with pytest.raises(QueueFull, match="not ended"):
+            await own.extend(ended.id, 1)
+        assert (await own.get(ended.id)).status == "cancelled"
+        assert (await own.resume(paused.id))[0].status == "queued"  # it counted all the time
+        await own.cancel(other.id)
+        assert (await own.resume(ended.id))[0].status == "queued"
+
+    on_redis(db, use, Limits(most_live=3))
+
+
+def test_an_owner_keeps_so_many_jobs_and_no_more(db: str) -> None:
+    async def use(_: KeyStore, store: WorkStore) -> None:
+        own = store.of(Caller(owner="olga", sees_all=False))
+        jobs = [await own.submit(SPEC) for _ in range(2)]
+        for job in jobs:
+            await own.cancel(job.id)
+        with pytest.raises(QueueFull, match="delete"):
+            await own.submit(SPEC)
+        await own.delete(jobs[0].id)
+        await own.submit(SPEC)
+
+    on_redis(db, use, Limits(most_kept=2))
+
+
+def test_the_jobs_that_a_sweep_holds_back_are_in_the_queue_of_all(db: str) -> None:
+    async def use(_: KeyStore, store: WorkStore) -> None:
+        sweep = SweepSpec.model_validate({"optimizers": ["sgd"], "seeds": [0, 1], "max_concurrent": 1})
+        with pytest.raises(QueueFull):
+            while True:
+                await SweepStore(store.database, Limits(most_queued=room)).submit(sweep, None)
+
+    room = on_redis(db, lambda _, store: store.count_queued()) + 12
+    on_redis(db, use)
+
+
 def test_a_key_that_asks_too_often_waits_and_no_other(as_owner: Callable[..., httpx2.Client]) -> None:
     lea = as_owner("lea")
     answers = (lea.post(f"/jobs/{MISSING}/cancel") for _ in range(2000))

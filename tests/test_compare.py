@@ -152,6 +152,28 @@ def test_the_best_two_are_told_apart_only_when_they_can_be(http: Http, lesson: l
     assert compared(http, lesson[:2])["table"]["noise"] is None
 
 
+def test_the_same_seed_again_tells_nothing_new(http: Http, with_store: WithStore[Any]) -> None:
+    """Equal trainings have equal results: a range over them has no width, and would tell any two configurations apart."""
+
+    async def use(store: WorkStore) -> list[str]:
+        return [await made(store, "momentum", rate, 0) for rate in (0.1, 0.1, 0.01, 0.01)]
+
+    table = compared(http, with_store(use))["table"]
+    assert table["noise"]["rule"] == "binomial_error"
+    assert [row["test_accuracy"]["n"] for row in table["rows"]] == [1, 1]
+    assert [len(row["job_ids"]) for row in table["rows"]] == [2, 2]
+
+
+def test_a_job_that_is_trained_further_has_no_result_of_its_own_yet(http: Http, with_store: WithStore[Any]) -> None:
+    async def use(store: WorkStore) -> str:
+        job_id = await made(store, "momentum", 0.01, 0)
+        await store.extend(job_id, 1)
+        return job_id
+
+    (row,) = compared(http, [with_store(use)])["table"]["runs"]
+    assert (row["status"], row["test_accuracy"]) == ("queued", None)
+
+
 def test_curves_stand_over_the_axis_that_was_asked_for(http: Http, lesson: list[str]) -> None:
     job_id = lesson[0]
     points = http.get(f"/jobs/{job_id}/loss").json()["points"]

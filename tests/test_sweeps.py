@@ -8,11 +8,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 
 from core.errors import JobNotTerminal, KeyReused, NotFound
-from core.jobs import archive, broker
+from core.jobs import archive, artifacts, broker
 from core.jobs.job import WORKER_LOST, Status
-from core.jobs.sweeps import Sweep, SweepStore
+from core.jobs.sweeps import Standing, Sweep, SweepStore
 from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
 from core.sweep import Asha, SweepSpec
@@ -63,6 +64,13 @@ def test_random_draws_the_same_again_and_within_its_range() -> None:
 def test_random_from_a_grid_draws_no_combination_twice() -> None:
     jobs = made(strategy="random", samples=15, seeds=[0]).jobs()
     assert sorted(job.hash() for job in jobs) == sorted(job.hash() for job in made().jobs())
+
+
+def test_what_is_drawn_from_a_narrow_range_is_inside_it_and_never_twice_the_same() -> None:
+    narrow = {"strategy": "random", "optimizers": ["sgd"], "learning_rates": {"low": 0.100012, "high": 0.100041}}
+    assert [job.learning_rate for job in made(**narrow, samples=1).jobs()] == [0.100012]
+    with pytest.raises(ValidationError, match="fewer rates"):
+        made(**narrow, samples=2)
 
 
 def test_rungs_grow_by_the_factor_and_end_before_the_last_epoch() -> None:
@@ -219,6 +227,49 @@ def test_asha_stops_those_that_are_not_among_the_best_third(with_store: WithStor
         await sweeps.delete(sweep.id)
         keys = [key async for key in store.database.redis.scan_iter(f"*{sweep.id}*")]
         assert keys == []
+
+    with_store(story)
+
+
+def test_a_pause_does_not_save_a_hopeless_run_and_a_lost_database_remembers_the_rungs(
+    with_store: WithStore[None], tmp_path: Path
+) -> None:
+    async def story(store: WorkStore) -> None:
+        fields = {"epochs": 4, "seeds": list(range(4)), "optimizers": ["sgd"], "learning_rates": [0.1]}
+        _, sweep = await submitted(store, **fields, early_stopping="asha")
+        claims = [claim for job_id in sweep.job_ids[:3] if (claim := await claimed(store, job_id, job_id))]
+        for claim in claims[:2]:
+            await store.end_epoch(claim, {"epoch": 0, "valid_accuracy": 0.9})
+        await store.pause(claims[2].job_id)
+        assert await store.end_epoch(claims[2], {"epoch": 0, "valid_accuracy": 0.1}) == "cancel"
+        for job_id in sweep.job_ids:
+            await archive.file_job(store, tmp_path, job_id)
+        await archive.file_sweep(store, tmp_path, sweep.id)
+        rung = f"descent:sweep:{sweep.id}:rung:1"
+        before = await store.database.redis.zrange(rung, 0, -1, withscores=True)
+        await store.database.redis.flushdb()
+        for token in "12":  # a job that runs has its epochs in its spool
+            folder = artifacts.attempt_dir(tmp_path, sweep.job_ids[int(token) - 1], "1")
+            message = {"type": "epoch", "metrics": {"epoch": 0, "valid_accuracy": 0.9}}
+            artifacts.publish(folder, artifacts.SPOOL, json.dumps(message).encode() + b"\n")
+        await archive.reindex(store, tmp_path)
+        assert await store.database.redis.zrange(rung, 0, -1, withscores=True) == before[1:]
+
+    with_store(story)
+
+
+def test_a_sweep_that_was_cancelled_goes_on_when_one_of_its_jobs_does(with_store: WithStore[None]) -> None:
+    async def story(store: WorkStore) -> None:
+        sweeps, sweep = await submitted(store, **SMALL)
+        await sweeps.cancel(sweep.id)
+        assert (await sweeps.get(sweep.id)).cancelled_at is not None
+        await store.resume(sweep.job_ids[0])
+        assert (await sweeps.get(sweep.id)).cancelled_at is None
+        standing = await sweeps.standing(sweep.id)
+        assert standing == Standing.of(await store.summaries(sweep.job_ids))
+        assert (standing.counts, standing.begun) == ({Status.CANCELLED: 3, Status.QUEUED: 1}, 3)
+        await sweeps.cancel(sweep.id)
+        await sweeps.delete(sweep.id)
 
     with_store(story)
 

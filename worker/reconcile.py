@@ -56,6 +56,8 @@ async def reconcile(store: WorkStore, app: Celery, jobs_dir: Path, *, scan_s: fl
             break
     for job_id in await store.trash():
         await archive.remove_job(store, jobs_dir, job_id)
+    for job_id in await store.released():
+        await asyncio.to_thread(broker.enqueue, app, job_id)
     queued = await store.queued()
     if not queued or await asyncio.to_thread(broker.count_waiting, app) >= len(queued):
         return

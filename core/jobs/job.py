@@ -59,6 +59,8 @@ class Backend(_Frozen):
 
 
 class Result(_Frozen):
+    """What came of the job when it last succeeded; one that was extended since has it until it succeeds again."""
+
     valid_accuracy: float | None = None
     test_accuracy: float | None = None
     final_loss: float | None = None

@@ -1,10 +1,9 @@
 """The models that jobs have left, and the aliases that name them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from core.errors import FieldProblem, InvalidRequest, ModelNotReady, NotFound, Unavailable
 from core.jobs import names
@@ -12,12 +11,11 @@ from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import from_ms
 from core.jobs.owners import Owned
-from core.jobs.store import MOVES
+from core.jobs.record import hash_of
+from core.jobs.store import LOOK, MOVES, READS
 
 MAX_ALIASES = 500
 _PREFIX = "descent:job:"
-_CHUNK = 200
-_FIELDS = ("spec", "model", "result", "created_ms", "finished_ms", "aliases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +40,24 @@ class ModelStore(Owned):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._moves = database.script(MOVES)
+        self._reads = database.script(READS)
 
     @reaching_redis
     async def page(self, *, after: str | None, limit: int, dataset: str | None) -> tuple[list[ModelEntry], str | None]:
         """Models, those of the newest jobs first, older than the id `after`; and the id to go on from, when there are more."""
+        kept, label = await self._kept(), f"model:{dataset}" if dataset else "model"
+        look = limit + 1 if self._caller.sees_all else LOOK
         found: list[ModelEntry] = []
-        kept, upper = await self._kept(), f"({after}" if after else "+"
+        seen = after
         while True:
-            listed = self._own("descent:jobs")
-            ids = await self._redis.zrange(listed, upper, "-", desc=True, bylex=True, offset=0, num=_CHUNK)
-            if not ids:
+            upper, wanted = f"({seen}" if seen else "+", limit + 1 - len(found)
+            seen, *parts = await self._reads(args=["page", self._own("descent:jobs"), upper, look, wanted, label])
+            pairs = zip(parts[::3], parts[1::3], strict=True)
+            found += [_entry(job_id, hash_of(record), kept, self._caller.owner) for job_id, record in pairs]
+            if len(found) > limit:
+                return found[:limit], found[limit - 1].job_id
+            if not seen:
                 return found, None
-            for entry in await self._entries(ids, kept):
-                if dataset in (None, entry.dataset):
-                    if len(found) == limit:
-                        return found, found[-1].job_id
-                    found.append(entry)
-            upper = f"({ids[-1]}"
 
     @reaching_redis
     async def get(self, name: str) -> ModelEntry:
@@ -66,10 +65,10 @@ class ModelStore(Owned):
         if JOB_ID.fullmatch(name):
             await self._see(name)
         job_id = await names.resolve(self._redis, name, owner=self._caller.owner, own=self._own)
-        entries = await self._entries([job_id], await self._kept()) if job_id else []
-        if not entries:
+        record = await self._redis.hgetall(_PREFIX + job_id) if job_id else {}
+        if "model" not in record:
             raise NotFound("no such model")
-        return entries[0]
+        return _entry(cast(str, job_id), record, await self._kept(), self._caller.owner)
 
     @reaching_redis
     async def aliases(self) -> dict[str, str]:
@@ -105,26 +104,17 @@ class ModelStore(Owned):
             firsts = await pipe.execute()
         return {name: first[0] for name, first in zip(names.KEPT, firsts, strict=True) if first}
 
-    async def _entries(self, ids: Sequence[str], kept: dict[str, str]) -> list[ModelEntry]:
-        """Those of the jobs that have a model."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hmget(_PREFIX + job_id, _FIELDS)
-            records = [dict(zip(_FIELDS, values, strict=True)) for values in await pipe.execute()]
-        pairs = zip(ids, records, strict=True)
-        return [_entry(job_id, record, kept, self._caller.owner) for job_id, record in pairs if record["model"]]
 
-
-def _entry(job_id: str, record: dict[str, Any], kept: dict[str, str], owner: str) -> ModelEntry:
+def _entry(job_id: str, record: dict[str, str], kept: dict[str, str], owner: str) -> ModelEntry:
     file = json.loads(record["model"])["safetensors"]
-    given = names.own_aliases(record["aliases"], owner)
+    given = names.own_aliases(record.get("aliases"), owner)
     return ModelEntry(
         job_id=job_id,
         dataset=json.loads(record["spec"])["dataset"],
-        test_accuracy=json.loads(record["result"] or "{}").get("test_accuracy"),
+        test_accuracy=json.loads(record.get("result", "{}")).get("test_accuracy"),
         sha256=file["sha256"],
         size_bytes=file["size_bytes"],
         created_at=cast(datetime, from_ms(record["created_ms"])),
-        finished_at=from_ms(record["finished_ms"]),
+        finished_at=from_ms(record.get("finished_ms")),
         names=(*(name for name, named in kept.items() if named == job_id), *given),
     )

@@ -160,16 +160,38 @@ local function is_nearly_full()
   return limit > 0 and tonumber(memory:match('used_memory:(%d+)')) > FULL * limit
 end
 
--- why so many jobs more are refused, or nothing. by: {owner, most_live (of the owner), most_queued (of all)}
-local function refusal(by, count)
-  if is_nearly_full() then return 'full' end
-  if redis.call('ZCARD', 'descent:queued') + count > by.most_queued then return 'long' end
-  if by.owner ~= '' and redis.call('SCARD', 'descent:live:' .. by.owner) + count > by.most_live then return 'crowded' end
+-- why so many jobs more may not wait, or nothing. by: {owner, most_queued (of all), most_live and most_kept (of the owner)}
+local function is_long(by, count)
+  return redis.call('ZCARD', labelled('status:queued')) + count > by.most_queued and 'long'
 end
+
+-- why an owner may not have so many more that have not ended, or nothing
+local function refusal(by, count, owner)
+  if is_nearly_full() then return 'full' end
+  if is_long(by, count) then return 'long' end
+  if owner ~= '' and redis.call('SCARD', 'descent:live:' .. owner) + count > by.most_live then return 'crowded' end
+end
+
+-- why so many new jobs are refused, or nothing
+local function refusal_of_new(by, count)
+  local kept = by.owner ~= '' and redis.call('ZCARD', 'descent:jobs:' .. by.owner) or 0
+  return refusal(by, count, by.owner) or (kept + count > by.most_kept and by.owner ~= '' and 'hoarding') or nil
+end
+
+-- why a job may not wait again, or nothing. One that is paused has not ended, so it counts as its owner's already
+local function refusal_of_old(by, id, status)
+  if status == 'paused' then return is_long(by, 1) end
+  return refusal(by, 1, redis.call('HGET', key(id), 'owner') or '')
+end
+
+local function dataset_of(id) return cjson.decode(redis.call('HGET', key(id), 'spec')).dataset end
+
+-- the labels of a job that has a model
+local function model_labels(id) return {'model', 'model:' .. dataset_of(id)} end
 
 -- best and latest of a data set; the default one's have its name left out, as clients leave it out
 local function rankings(id)
-  local dataset = cjson.decode(redis.call('HGET', key(id), 'spec')).dataset
+  local dataset = dataset_of(id)
   local stem = 'descent:models:' .. (dataset == 'mnist' and '' or dataset .. ':')
   return stem .. 'latest', stem .. 'best'
 end
@@ -179,6 +201,7 @@ local function rank(id, accuracy, at_ms)
   for ranking, score in pairs({[latest] = at_ms, [best] = accuracy}) do
     for _, name in ipairs(everybodys_and_own(ranking, key(id))) do redis.call('ZADD', name, score, id) end
   end
+  for _, label in ipairs(model_labels(id)) do redis.call('ZADD', labelled(label), 0, id) end
 end
 
 -- an owner's aliases are called `owner/alias`, in a hash of their own
@@ -209,13 +232,14 @@ local function give_alias(alias, id, at_ms)
   note_alias(id, alias, at_ms)
 end
 
--- what a client's idempotency key named within a day: {known | reused, id}, or nothing. body is a digest of what is asked for
+-- what a client's idempotency key named within a day: {known | reused | gone, id}, or nothing. body is a digest of what is asked for
 local function named_before(idempotency_key, body)
   if idempotency_key == '' then return end
   local known = redis.call('HMGET', 'descent:idempotency:' .. idempotency_key, 'id', 'body')
-  if known[1] and (status_of(known[1]) or redis.call('EXISTS', sweep_key(known[1])) == 1) then
-    return {known[2] == body and 'known' or 'reused', known[1]}
-  end
+  if not known[1] then return end
+  if known[2] ~= body then return {'reused', known[1]} end
+  local is_there = status_of(known[1]) or redis.call('EXISTS', sweep_key(known[1])) == 1
+  return {is_there and 'known' or 'gone', known[1]}
 end
 
 local function give_name(idempotency_key, id, body)
@@ -240,13 +264,13 @@ end
 -- submit id spec spec_hash total_steps optimizer labels key body by [queue message]: store a new job, once, and put its message
 -- into the queue. labels are a JSON list; key and body are '' or digests: of the client's idempotency key, which names one job
 -- for a day, and of what was asked for with it. by is JSON: see `refusal`.
--- -> {created | known | reused | full | long | crowded, id}, and of a new job what reads.job says
+-- -> {created | known | reused | gone | full | long | crowded | hoarding, id}, and of a new job what reads.job says
 function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idempotency_key, body, by_json, queue, message)
   if status_of(id) then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
   local by = cjson.decode(by_json)
-  local refused = refusal(by, 1)
+  local refused = refusal_of_new(by, 1)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   create(id, by.owner, nil, spec, spec_hash, total_steps, optimizer, labels)
@@ -263,7 +287,7 @@ function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempote
   local known = named_before(idempotency_key, body)
   if known then return known end
   local by, jobs = cjson.decode(by_json), {...}
-  local refused = refusal(by, #jobs / 7)
+  local refused = refusal_of_new(by, #jobs / 7)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   redis.call('HSET', sweep_key(id), 'spec', spec, 'created_ms', now, 'max_concurrent', max_concurrent, 'rungs', rungs,
@@ -285,6 +309,7 @@ function moves.claim(id, worker, lease_ms)
   local record = redis.call('HMGET', key(id), 'status', 'worker')
   if record[1] ~= 'running' or record[2] ~= worker then
     if record[1] ~= 'queued' or not redis.call('ZSCORE', 'descent:queued', id) then return {} end
+    redis.call('SREM', 'descent:released', id)
     redis.call('HINCRBY', key(id), 'token', 1)
     redis.call('HINCRBY', key(id), 'attempt', 1)
     tally('attempts')
@@ -336,19 +361,28 @@ function moves.append(id, token, steps_done, images_per_s, ...)
   return ANSWER[status_of(id)]
 end
 
+-- put a run among those that have come as far, where runs are compared. -> the rung's key and the run's score, or nothing
+local function come_to_rung(id, epochs, accuracy)
+  local sweep = redis.call('HGET', key(id), 'sweep')
+  local rungs = sweep and cjson.decode(redis.call('HGET', sweep_key(sweep), 'rungs') or '[]') or {}
+  for _, rung in ipairs(rungs) do
+    if rung == epochs then
+      local name, score = sweep_key(sweep) .. ':rung:' .. epochs, string.format('%.17g', accuracy)
+      redis.call('ZADD', name, score, id)
+      return name, score
+    end
+  end
+end
+
 -- Successive halving: a run of a sweep has so many epochs behind it. Where runs are compared it goes on only when it is among
 -- the best of those that have come so far, a fraction of them rounded up.
 local function compare(id, epochs, accuracy)
-  local sweep = redis.call('HGET', key(id), 'sweep')
-  if not sweep then return end
-  local asha, is_rung = redis.call('HMGET', sweep_key(sweep), 'rungs', 'reduction_factor'), false
-  for _, rung in ipairs(cjson.decode(asha[1] or '[]')) do is_rung = is_rung or rung == epochs end
-  if not is_rung then return end
-  local rung, score = sweep_key(sweep) .. ':rung:' .. epochs, string.format('%.17g', accuracy)
-  redis.call('ZADD', rung, score, id)
+  local rung, score = come_to_rung(id, epochs, accuracy)
+  if not rung then return end
+  local factor = redis.call('HGET', sweep_key(redis.call('HGET', key(id), 'sweep')), 'reduction_factor')
   local runs, place = redis.call('ZCARD', rung), redis.call('ZCOUNT', rung, '(' .. score, '+inf') + 1
-  local kept = math.ceil(runs / asha[2])
-  if place > kept and status_of(id) == 'running' then
+  local kept = math.ceil(runs / factor)
+  if place > kept and status_of(id) ~= 'cancelling' then
     redis.call('HSET', key(id), 'stopped_early',
       cjson.encode({epochs = epochs, valid_accuracy = accuracy, place = place, runs = runs, kept = kept}))
     enter(id, 'cancelling')
@@ -453,34 +487,46 @@ function moves.pause(id)
   return status or ''
 end
 
--- resume id: a paused job, or one that ended without success, is queued again; one that is being paused goes on; any other
--- state stays. -> the status before | ''
-function moves.resume(id)
+-- a job of a sweep goes on again, so the sweep is not a cancelled one any more
+local function go_on_with_sweep(id)
+  local sweep = redis.call('HGET', key(id), 'sweep')
+  if sweep and redis.call('HDEL', sweep_key(sweep), 'cancelled_ms') == 1 then redis.call('SADD', 'descent:unfiled', sweep) end
+end
+
+-- resume id by: a paused job, or one that ended without success, is queued again; one that is being paused goes on; any other
+-- state stays. -> the status before | full | long | crowded | ''
+function moves.resume(id, by_json)
   local status = status_of(id)
   if status == 'pausing' then
     enter(id, 'running')
-  elseif status == 'paused' then
-    back_to_queue(id)
-  elseif status == 'failed' or status == 'cancelled' then
-    redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended', 'stopped_early')
-    redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0)
+  elseif status == 'paused' or status == 'failed' or status == 'cancelled' then
+    local refused = refusal_of_old(cjson.decode(by_json), id, status)
+    if refused then return refused end
+    if status ~= 'paused' then
+      redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended', 'stopped_early')
+      redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0)
+    end
+    go_on_with_sweep(id)
     back_to_queue(id)
   end
   return status or ''
 end
 
--- extend id epochs seen spec spec_hash total_steps: a job that has ended is queued again with a spec of `epochs` more, made
+-- extend id epochs seen spec spec_hash total_steps by: a job that has ended is queued again with a spec of `epochs` more, made
 -- from the one that was seen. Asked again while that goes on, it changes nothing.
--- -> the status before | known | changed (the spec is not the one seen) | ''
-function moves.extend(id, epochs, seen, spec, spec_hash, total_steps)
+-- -> the status before | known | changed (the spec is not the one seen) | full | long | crowded | ''
+function moves.extend(id, epochs, seen, spec, spec_hash, total_steps, by_json)
   local record = redis.call('HMGET', key(id), 'status', 'spec', 'extended')
   local status = record[1] or ''
   if status ~= '' and not TERMINAL[status] then return record[3] == epochs and 'known' or status end
   if status == '' then return '' end
   if record[2] ~= seen then return 'changed' end
+  local refused = refusal_of_old(cjson.decode(by_json), id, status)
+  if refused then return refused end
   redis.call('HDEL', key(id), 'error', 'finished_ms', 'stopped_early')
   redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0, 'spec', spec, 'spec_hash', spec_hash,
     'total_steps', total_steps, 'extended', epochs)
+  go_on_with_sweep(id)
   back_to_queue(id)
   return status
 end
@@ -493,8 +539,9 @@ function moves.delete(id)
   if not TERMINAL[status] then return status end
   if redis.call('HEXISTS', key(id), 'aliases') == 1 then return 'named' end
   for _, set in ipairs({'descent:jobs', rankings(id)}) do unlist(set, id, key(id)) end
-  for _, label in ipairs(labels_of(id)) do redis.call('ZREM', labelled(label), id) end
-  redis.call('ZREM', labelled('status:' .. status), id)
+  for _, labels in ipairs({labels_of(id), model_labels(id), {'status:' .. status}}) do
+    for _, label in ipairs(labels) do redis.call('ZREM', labelled(label), id) end
+  end
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
@@ -614,7 +661,11 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end
   count_as(nil, record.status)
   for _, text in ipairs(cjson.decode(transitions_json)) do redis.call('RPUSH', key(id) .. ':transitions', text) end
-  for _, text in ipairs(cjson.decode(epochs_json)) do redis.call('RPUSH', key(id) .. ':epochs', text) end
+  for number, text in ipairs(cjson.decode(epochs_json)) do
+    redis.call('RPUSH', key(id) .. ':epochs', text)
+    come_to_rung(id, number, cjson.decode(text).valid_accuracy)
+  end
+  redis.call('PERSIST', restoring)
   if redis.call('EXISTS', restoring) == 1 then redis.call('RENAME', restoring, key(id) .. ':loss') end
   list('descent:jobs', id, key(id))
   for _, label in ipairs(labels_of(id)) do redis.call('ZADD', labelled(label), 0, id) end

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import wraps
 from json import dumps
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
@@ -32,9 +32,10 @@ ANYBODY = Caller()
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How many jobs there may be: of one owner that have not ended, and of all that wait."""
+    """How many jobs there may be: of one owner that have not ended, of one owner in all, and of all that wait."""
 
     most_live: int = 1000
+    most_kept: int = 10_000
     most_queued: int = 20_000
 
 
@@ -64,9 +65,8 @@ class Owned:
 
     @property
     def _by(self) -> str:
-        """Who asks for new jobs, as the moves want it."""
-        limits = self._limits
-        return dumps({"owner": self._caller.owner, "most_live": limits.most_live, "most_queued": limits.most_queued})
+        """Who asks that jobs be queued, and what limits there are, as the moves want it."""
+        return dumps({"owner": self._caller.owner, **asdict(self._limits)})
 
     def _own(self, name: str) -> str:
         """The name of a list: everybody's, or the caller's own."""

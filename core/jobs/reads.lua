@@ -38,6 +38,24 @@ function reads.loss(id, start, limit, from_step)
     redis.call('LINDEX', history, 0), redis.call('LINDEX', history, -1), redis.call('LINDEX', history, record[2] or 0)}
 end
 
+local TERMINAL = {succeeded = true, failed = true, cancelled = true}
+
+-- standing id: of a sweep: {JSON of status -> jobs, steps in all, steps done (all of a job that has ended), jobs begun}
+function reads.standing(id)
+  local counts, steps, done, begun = {}, 0, 0, 0
+  for _, job in ipairs(redis.call('LRANGE', 'descent:sweep:' .. id .. ':jobs', 0, -1)) do
+    local record = redis.call('HMGET', key(job), 'status', 'steps_done', 'total_steps')
+    local status = record[1]
+    if status then
+      counts[status] = (counts[status] or 0) + 1
+      steps = steps + record[3]
+      done = done + (TERMINAL[status] and record[3] or record[2])
+      if status ~= 'queued' or record[2] ~= '0' then begun = begun + 1 end
+    end
+  end
+  return {cjson.encode(counts), steps, done, begun}
+end
+
 -- page set upper look limit label...: of the `look` newest ids below `upper` (as ZRANGE BYLEX takes it) in the smallest of the
 -- set and those of the labels, the jobs that are in all, at most `limit`.
 -- -> {the last id looked at ('': there are no more), id, record, last point, id, record, ...}

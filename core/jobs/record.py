@@ -97,3 +97,8 @@ def _progress(status: Status, spec: JobSpec, step: int, images_per_s: float) -> 
 def to_json(value: Any) -> str:
     """Strict, compact JSON; a number that is not finite is a bug here, and raises ValueError."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def hash_of(reply: list[str]) -> dict[str, str]:
+    """A Redis hash, as a script gives it."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -22,15 +22,15 @@ from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, connect, reaching_redis
 from core.jobs.job import Job, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
-from core.jobs.record import job_of, summary_of
-from core.jobs.submission import checked_outcome, digests_of, facts_of, optimizer_label, sweep_label, tag_label
+from core.jobs.record import hash_of, job_of, summary_of
+from core.jobs.submission import checked_outcome, digests_of, facts_of, optimizer_label, refuse, sweep_label, tag_label
 from core.spec import JobSpec
 
 MAX_PAGE_POINTS = 10_000
 MOVES = (Path(__file__).parent / "moves.lua").read_text()
-_READS = (Path(__file__).parent / "reads.lua").read_text()
+READS = (Path(__file__).parent / "reads.lua").read_text()
 _PREFIX = "descent:job:"
-_LOOK = 500  # jobs that one read looks at for those that bear several labels: about a millisecond of the server's time
+LOOK = 500  # jobs that one read looks at for those that bear several labels: about a millisecond of the server's time
 _NEWS_POINTS = 1000
 _LOOKS = 3  # at a name that may be given to another model just then
 _NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
@@ -113,7 +113,7 @@ class JobStore(Owned):
     def __init__(self, database: Database, limits: Limits = UNLESS_TOLD) -> None:
         super().__init__(database, limits)
         self._moves = database.script(MOVES)
-        self._reads = database.script(_READS)
+        self._reads = database.script(READS)
 
     @classmethod
     @asynccontextmanager
@@ -206,7 +206,7 @@ class JobStore(Owned):
         wanted += [optimizer_label(optimizer)] if optimizer else []
         wanted += [tag_label(*tag)] if tag else []
         wanted += [sweep_label(sweep)] if sweep else []
-        look = _LOOK if len(wanted) > 1 or (wanted and not self._caller.sees_all) else limit + 1
+        look = LOOK if len(wanted) > 1 or (wanted and not self._caller.sees_all) else limit + 1
         found: list[JobSummary] = []
         seen = after
         while True:
@@ -346,12 +346,13 @@ class JobStore(Owned):
     async def resume(self, job_id: str) -> tuple[Job, bool]:
         """Queue a paused, failed or cancelled job again; it goes on from its last checkpoint.
 
-        Returns the job, and whether this call changed anything. Raises NotFound, or JobNotTerminal while it is being
-        cancelled.
+        Returns the job, and whether this call changed anything. Raises NotFound, JobNotTerminal while it is being cancelled,
+        or QueueFull.
         """
-        before = await self._move("resume", job_id)
+        before = await self._move("resume", job_id, self._by)
         if not before:
             raise NotFound("no such job")
+        refuse(before)
         if before == Status.CANCELLING:
             raise JobNotTerminal("the job is being cancelled; it can be resumed when it is cancelled", retry_after_s=2)
         resumed = (Status.PAUSED, Status.PAUSING, Status.FAILED, Status.CANCELLED)
@@ -362,17 +363,18 @@ class JobStore(Owned):
     async def extend(self, job_id: str, epochs: int) -> tuple[Job, bool]:
         """Queue a job that has ended again, for `epochs` more. Asked again while it goes on, it changes nothing.
 
-        Returns the job, and whether this call changed anything. Raises NotFound, JobNotTerminal, or InvalidRequest when
-        the longer job would break a limit.
+        Returns the job, and whether this call changed anything. Raises NotFound, JobNotTerminal, QueueFull, or
+        InvalidRequest when the longer job would break a limit.
         """
         while True:
             seen = await self._field(job_id, "spec")
             spec = JobSpec.model_validate_json(seen)
             longer = spec.extended(epochs)
             text, digest, steps = longer.model_dump_json(), longer.hash(), longer.total_steps
-            before = await self._move("extend", job_id, epochs, seen, text, digest, steps)
+            before = await self._move("extend", job_id, epochs, seen, text, digest, steps, self._by)
             if before == "changed":
                 continue
+            refuse(before)
             if before and before != "known" and not Status(before).terminal:
                 raise JobNotTerminal(f"the job is {before}; only one that has ended can be extended")
             return await self._get(job_id), before != "known"
@@ -453,14 +455,9 @@ def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
 
 
-def _hash(reply: list[str]) -> dict[str, str]:
-    """A Redis hash, as a script gives it."""
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
 def _job(job_id: str, record: list[str], last: str | None, transitions: list[str], rank: int | None) -> Job:
-    return job_of(job_id, _hash(record), last, transitions, rank)
+    return job_of(job_id, hash_of(record), last, transitions, rank)
 
 
 def _summary(job_id: str, record: list[str], last: str | None) -> JobSummary:
-    return summary_of(job_id, _hash(record), last)
+    return summary_of(job_id, hash_of(record), last)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from core.errors import KeyReused, QueueFull, Unavailable
+from core.errors import JobDeleted, KeyReused, QueueFull, Unavailable
 from core.jobs.record import to_json
 from core.spec import JobSpec
 
@@ -21,17 +21,26 @@ def digests_of(idempotency_key: str | None, body: str, owner: str) -> tuple[str,
 
 
 def checked_outcome(outcome: Sequence[str]) -> tuple[str, bool]:
-    """The id that a submit led to, and whether it is new. Raises KeyReused, QueueFull or Unavailable."""
+    """The id that a submit led to, and whether it is new. Raises KeyReused, JobDeleted, QueueFull or Unavailable."""
     said, found = outcome
+    refuse(said)
+    if said == "reused":
+        raise KeyReused("this Idempotency-Key was used for another request")
+    if said == "gone":
+        raise JobDeleted("what was made with this Idempotency-Key was deleted since; take a new key to make another")
+    return found, said == "created"
+
+
+def refuse(said: str) -> None:
+    """Raises QueueFull or Unavailable when a move says that there is no room for more."""
     if said == "full":
         raise Unavailable("the server's memory for jobs is nearly full: delete jobs that are not needed")
     if said == "long":
         raise QueueFull("the server's queue would be longer than it may be")
     if said == "crowded":
         raise QueueFull("you would have more jobs that have not ended than you may: let some end, or cancel some")
-    if said == "reused":
-        raise KeyReused("this Idempotency-Key was used for another request")
-    return found, said == "created"
+    if said == "hoarding":
+        raise QueueFull("you would have more jobs than you may: delete some that have ended")
 
 
 def _digest(text: str) -> str:

@@ -18,6 +18,7 @@ from core.spec import JobSpec
 MAX_ATTEMPTS = 3
 _PREFIX = "descent:job:"
 _RELEASED_AT_A_TIME = 200
+_RESTORING_S = 3600  # then what an interrupted restore has left goes
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
 
@@ -145,6 +146,7 @@ class WorkStore(JobStore):
         restoring = f"{_PREFIX}{job.job_id}:restoring:{uuid4().hex}"
         for start in range(0, len(points), _APPEND_CHUNK):
             await self._redis.rpush(restoring, *points[start : start + _APPEND_CHUNK])
+            await self._redis.expire(restoring, _RESTORING_S)
         texts = (to_json(job.record), to_json(job.transitions), to_json(job.epochs))
         outcome = cast(str, await self._move("restore", job.job_id, restoring, len(points), *texts))
         if outcome == "torn":
