@@ -156,13 +156,17 @@ async def compare(query: Annotated[CompareQuery, Query()], request: Request) -> 
     """
     store = state_of(request).store
     outlines = await _outlines(store, query.jobs.split(","))
-    facts = [(o.job_id, o.record["status"], o.points, len(o.epochs), o.record["updated_ms"]) for o in outlines]
-    headers = {"ETag": etag_of(f"{facts} {query!r}"), "Cache-Control": "no-cache"}
+    headers = {"ETag": etag_of(f"{stamps_of(outlines)} {query!r}"), "Cache-Control": "no-cache"}
     if is_known(headers["ETag"], request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     readings = [await _reading(store, outline, query.max_points) for outline in outlines]
     text = await run_in_threadpool(_compared, query, outlines, readings)
     return Response(text, media_type="application/json", headers=headers)
+
+
+def stamps_of(outlines: Sequence[Outline]) -> list[tuple[object, ...]]:
+    """What changes when anything of these jobs does, for an ETag."""
+    return [(o.job_id, o.record["status"], o.points, len(o.epochs), o.record["updated_ms"]) for o in outlines]
 
 
 async def table_of(store: JobStore, outlines: Sequence[Outline], *, target_accuracy: float) -> Table:

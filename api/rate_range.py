@@ -158,6 +158,7 @@ def _answer(job: Job, points: list[str]) -> RangeTestAnswer:
         losses,
         decades_per_step=spec.decades_per_step,
         is_whole=job.status is Status.SUCCEEDED,
+        blew_up=job.status is Status.SUCCEEDED and job.progress.step < spec.total_steps,
     )
     return RangeTestAnswer(
         **job.model_dump(include={"id", "status", "terminal", "progress", "error"}),

@@ -1,14 +1,15 @@
 """Sweeps: many jobs in one call, and the table of what came of them."""
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from api.compare import Table, table_of
-from api.conditional import NOT_MODIFIED, conditional, json_answer
+from api.compare import Table, stamps_of, table_of
+from api.conditional import NOT_MODIFIED, etag_of, is_known, json_answer
 from api.jobs import CreateQuery, IdempotencyKey
 from api.problems import documented, headers
 from api.state import State, state_of
@@ -18,6 +19,7 @@ from core.errors import NotFound
 from core.jobs.artifacts import SWEEP_ID
 from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
 from core.jobs.record import summary_of
+from core.jobs.store import Outline
 from core.jobs.sweeps import Standing, Sweep
 from core.spec import JobSpec, Seed
 from core.sweep import SweepSpec
@@ -171,8 +173,12 @@ async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> S
 )
 async def get(sweep_id: SweepId, request: Request) -> Response:
     state = state_of(request)
-    answer = await _answer(state, await state.sweeps.get(known_sweep(sweep_id)))
-    return conditional(request, answer.model_dump_json())
+    sweep = await state.sweeps.get(known_sweep(sweep_id))
+    outlines = await state.store.outlines(sweep.job_ids)
+    headers = {"ETag": etag_of(f"{sweep.cancelled_at} {stamps_of(outlines)}"), "Cache-Control": "no-cache"}
+    if is_known(headers["ETag"], request.headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    return json_answer((await _answered(state, sweep, outlines)).model_dump_json(), headers=headers)
 
 
 @router.post(
@@ -198,7 +204,10 @@ async def delete(sweep_id: SweepId, request: Request) -> None:
 
 
 async def _answer(state: State, sweep: Sweep) -> SweepAnswer:
-    outlines = await state.store.outlines(sweep.job_ids)
+    return await _answered(state, sweep, await state.store.outlines(sweep.job_ids))
+
+
+async def _answered(state: State, sweep: Sweep, outlines: Sequence[Outline]) -> SweepAnswer:
     jobs = [
         summary_of(outline.job_id, outline.record, outline.last[0] if outline.last else None) for outline in outlines
     ]

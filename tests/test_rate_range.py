@@ -28,12 +28,12 @@ SMALL = {"optimizer": "momentum", "batch_size": 60, "epochs": 1, "seed": 3}
 RAMP = {"start": 1e-2, "end": 1e6}
 
 
-def judged(losses: list[float], *, every: int = 1, is_whole: bool = True) -> Analysis:
+def judged(losses: list[float], *, every: int = 1, is_whole: bool = True, blew_up: bool = False) -> Analysis:
     """What a curve from 1e-6 to 10 says, of which every so many points are known."""
     steps = list(range(0, len(losses), every))
     shown = [losses[step] if math.isfinite(losses[step]) else None for step in steps]
     rates = [10 ** EXPONENTS[step] for step in steps]
-    return analyse(steps, rates, shown, decades_per_step=PER_STEP, is_whole=is_whole)
+    return analyse(steps, rates, shown, decades_per_step=PER_STEP, is_whole=is_whole, blew_up=blew_up)
 
 
 def made(loss_at: Callable[[float], float], noise: float = 0.0) -> list[float]:
@@ -52,6 +52,19 @@ def low(x: float) -> float:
 
 
 # --- made curves -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ended_because_it_blew_up_says_so_also_when_few_steps_are_logged() -> None:
+    """The trainer looks at every step, and ends the run at one that need not be logged."""
+    losses = made(bowl)
+    rate = judged(losses).blown_up_rate
+    assert rate is not None
+    until_then = losses[: round((math.log10(rate) + 6) / PER_STEP) + 1]
+    assert judged(until_then).blown_up_rate == rate
+    assert judged(until_then, every=9).blown_up_rate is None
+    found = judged(until_then, every=9, blew_up=True)
+    assert found.outcome == "suggested"
+    assert found.blown_up_rate == pytest.approx(rate, rel=0.3)
 
 
 @pytest.mark.parametrize("noise", [0, 0.1])

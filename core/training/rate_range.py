@@ -120,12 +120,17 @@ def analyse(
     *,
     decades_per_step: float,
     is_whole: bool,
+    blew_up: bool = False,
 ) -> Analysis:
     """Judge a curve: the steps that were logged, their rates, and losses (None: not finite). `is_whole`: the run has succeeded.
+
+    `blew_up`: the trainer ended it for that. It looks at every step, so the logged ones alone need not show it.
 
     The rule: a tenth of the rate at which the smoothed loss was least before it blew up.
     """
     smoothed, settled, over = _follow(steps, losses, decades_per_step)
+    if over is None and blew_up and smoothed:
+        over = len(smoothed) - 1
     found = Analysis(
         smoothed=[loss if math.isfinite(loss) else None for loss in smoothed],
         outcome="unfinished",
