@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Training jobs over REST: post a spec, watch the loss fall, download the model, predict digits.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect names the Host that the client claims, and no redirect is documented
         separate_input_output_schemas=False,
         generate_unique_id_function=document.operation_id,
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from api.conditional import NOT_MODIFIED, etag_of, is_known
 from api.history import Sampling, sampled
-from api.problems import documented
+from api.problems import documented, headers
 from api.state import state_of
 from api.strict import StrictRoute
 from core.catalogue import DATASETS, LearningRate
@@ -146,7 +146,7 @@ class Run:
 @router.get(
     "/compare",
     response_model=Comparison,
-    responses={**NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 422, 503)},
     summary="Runs beside each other",
 )
 async def compare(query: Annotated[CompareQuery, Query()], request: Request) -> Response:

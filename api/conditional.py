@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from fastapi import Header, Request, Response
 
 from api.problems import headers
+from core.errors import FieldProblem, InvalidRequest
 
 LONGEST_WAIT_S = 30
+LONGEST_TAGS = 2000  # characters of If-None-Match
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "It is as `If-None-Match` names it.", **headers("ETag")}
 }
@@ -26,7 +28,9 @@ def etag_of(content: str | bytes) -> str:
 
 
 def is_known(etag: str, if_none_match: str) -> bool:
-    """Whether the client has what `etag` names. A proxy may have made it a weak one."""
+    """Whether the client has what `etag` names. A proxy may have made it a weak one. Raises InvalidRequest for too many."""
+    if len(if_none_match) > LONGEST_TAGS:
+        raise InvalidRequest(FieldProblem("header if-none-match", f"it has at most {LONGEST_TAGS} characters"))
     given = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
     return etag in given or "*" in given
 

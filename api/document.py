@@ -1,7 +1,8 @@
 """The OpenAPI document: what FastAPI makes of the routes, completed with what all of them share.
 
-Every answer carries `X-Request-Id`; every error is a problem; any route may refuse its parameters, `Accept` (`strict.py`) or
-too many headers (`guard.py`); an id that one answer gives is linked to the operations that take it.
+Every answer carries `X-Request-Id` and `Cache-Control`; every error is a problem; any route may refuse its parameters, `Accept`
+(`strict.py`), the Host or too many headers (`guard.py`); what may be unchanged takes `If-None-Match`; an id that one answer
+gives is linked to the operations that take it.
 """
 
 from collections.abc import Iterator
@@ -12,18 +13,35 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api import guard
+from api.conditional import LONGEST_TAGS
 from api.problems import Problem, documented
 from api.strict import MAX_BODY_BYTES
 
 Json = dict[str, Any]
 
-_ALWAYS_POSSIBLE = (406, 422, 431)
+_ALWAYS_POSSIBLE = (406, 421, 422, 431)
 _WITH_A_BODY = (400, 408, 413, 415)
 _REQUEST_ID = {
     "description": "Names this request in the server's log.",
     "required": True,
     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
 }
+_CACHE_CONTROL = {
+    "description": "`no-cache`: it may be kept, but is to be asked for again; `no-store`: it may not be kept.",
+    "required": True,
+    "schema": {"type": "string"},
+}
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` of an answer that the client has: 304 if there is no other by now.",
+    "schema": {"type": "string", "maxLength": LONGEST_TAGS},
+}
+_ABOUT = (
+    "Errors are problems (RFC 9457), those of no operation too: 404 where there is nothing, and 405, with `Allow`, for a "
+    "method that a path does not have (the component `MethodNotAllowed`)."
+)
 _BODY = f"Strict JSON in UTF-8, at most {MAX_BODY_BYTES} bytes: no key twice, no NaN, no lone surrogate."
 _OWN_PATHS = {"JobAnswer": "/jobs/{job_id}", "SweepAnswer": "/sweeps/{sweep_id}", "RangeTestAnswer": "/jobs/{job_id}"}
 
@@ -51,7 +69,9 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         components["schemas"].pop(name, None)
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
-    components["headers"] = {"X-Request-Id": _REQUEST_ID}
+    components["headers"] = {"X-Request-Id": _REQUEST_ID, "Cache-Control": _CACHE_CONTROL}
+    components["responses"] = {"MethodNotAllowed": documented(405)[405]}
+    document["info"]["description"] = _ABOUT
     guard.document(document, needs_key=needs_key)
     links = {f"#/components/schemas/{name}": _links(document, path) for name, path in _OWN_PATHS.items()}
     for operation in operations(document):
@@ -66,11 +86,14 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         answers |= {str(status): answer for status, answer in documented(*possible).items()}
         for status, answer in answers.items():
             answer.setdefault("description", HTTPStatus(int(status)).phrase)
-            answer.setdefault("headers", {})["X-Request-Id"] = {"$ref": "#/components/headers/X-Request-Id"}
+            sent = answer.setdefault("headers", {})
+            sent |= {name: {"$ref": f"#/components/headers/{name}"} for name in components["headers"]}
             if (what := _what(answer)) in links:
                 answer["links"] = links[what]
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])
+        if "304" in answers:
+            operation.setdefault("parameters", []).append(_IF_NONE_MATCH)
     return document
 
 

@@ -17,7 +17,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
-from api.problems import documented
+from api.accept import preferred
+from api.history import EpochMetrics
+from api.problems import documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
@@ -32,6 +34,7 @@ MOST_JOBS = 50
 _PULSE_S = 0.25
 _KEEP_ALIVE_S = 15.0
 _STREAM = "text/event-stream"
+_FORMS = ("application/json", _STREAM)  # of one job's events: the page, unless the stream is wanted more
 _EVENT: dict[str, Any] = {
     "type": "object",
     "description": "One event; `data` is a JSON object in one line.",
@@ -44,7 +47,7 @@ _EVENT: dict[str, Any] = {
 }
 _EVENTS = {"anyOf": [{"type": "string", "description": "The whole, as it is sent."}, _EVENT]}
 _SHOWN: dict[int | str, dict[str, Any]] = {
-    200: {"content": {_STREAM: {"schema": _EVENTS}}, "description": "The events."},
+    200: {"content": {_STREAM: {"schema": _EVENTS}}, "description": "The events.", **headers("Vary")},
     204: {"description": "There are no more events."},
 }
 
@@ -114,9 +117,10 @@ class Cursor:
     responses={**_SHOWN, **documented(404, 422, 503)},
     summary="A job's log, or its events as they happen",
 )
-async def of_job(job_id: JobId, request: Request, last_event_id: LastEventId = None) -> Any:
+async def of_job(job_id: JobId, request: Request, response: Response, last_event_id: LastEventId = None) -> Any:
     """The log as a page; with `Accept: text/event-stream`, the stream of the job's events."""
-    if _STREAM in request.headers.get("accept", ""):
+    response.headers["Vary"] = "Accept"
+    if preferred(request.headers.get("accept", ""), _FORMS) == _STREAM:
         return await _stream(request, [known(job_id)], last_event_id)
     job = await state_of(request).store.raw(known(job_id))
     if job is None:
@@ -155,7 +159,7 @@ async def _stream(request: Request, jobs: list[str], last_event_id: str | None) 
         is_over = is_over and status.terminal and seen == told
     if is_over:
         return Response(status_code=204)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Vary": "Accept"}
     return StreamingResponse(_text(request, store, jobs, cursor), media_type=_STREAM, headers=headers)
 
 
@@ -197,7 +201,8 @@ def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, See
         events.append(("points", f'{head},"points":[{",".join(news.points)}]}}', seen))
     for text in news.epochs:
         seen = seen.plus(epochs=1)
-        events.append(("epoch", f'{head},"metrics":{text}}}', seen))
+        metrics = EpochMetrics.of(json.loads(text)).model_dump_json()
+        events.append(("epoch", f'{head},"metrics":{metrics}}}', seen))
     for text in news.transitions:
         seen = seen.plus(transitions=1)
         status = Status(json.loads(text)["status"])

@@ -197,6 +197,6 @@ def document(document: dict[str, Any], *, needs_key: bool) -> None:
             if is_open(path):
                 operation["security"] = []
                 continue
-            statuses = (401, 429) if method.upper() in _SAFE else (401, 403, 429)
+            statuses = (401, 429, 503) if method.upper() in _SAFE else (401, 403, 429, 503)
             for status, answer in documented(*statuses).items():
                 operation["responses"].setdefault(str(status), answer)

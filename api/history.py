@@ -3,24 +3,30 @@
 import json
 import math
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.exceptions import HTTPException
 
+from api.accept import preferred
 from api.conditional import NOT_MODIFIED, conditional, etag_of, is_known
 from api.problems import TEXT, documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.jobs import artifacts
-from core.jobs.job import LossPage, Status
+from core.jobs.job import LossPage, Status, from_ms
 from core.jobs.record import to_json
 from core.jobs.store import MAX_PAGE_POINTS, JobStore
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["history"], route_class=StrictRoute)
 
+Format = Literal["json", "csv", "ndjson"]
+_MEDIA: dict[Format, str] = {"json": "application/json", "csv": "text/csv", "ndjson": "application/x-ndjson"}
+_FORMATS = {media: format for format, media in _MEDIA.items()}
 _COLUMNS = ("step", "epoch", "batch", "loss", "time_s")
 
 
@@ -74,7 +80,12 @@ class EpochMetrics(BaseModel):
     learning_rate: float = Field(description="Of the epoch's last step.")
     images_per_s: float = Field(description="Of training alone, without the evaluation.")
     seconds: float
-    at_ms: int | None = Field(None, description="When it ended, in milliseconds since 1970.")
+    at: datetime | None = Field(None, description="When it ended.")
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> "EpochMetrics":
+        """What the database and the files hold of an epoch, with its time as clients see times."""
+        return cls(**stored, at=from_ms(stored.get("at_ms")))
 
 
 class Metrics(BaseModel):
@@ -105,7 +116,7 @@ class LossQuery(BaseModel):
     max_points: int | None = Field(
         None, ge=4, le=MAX_PAGE_POINTS, description="Sample all points behind `after` down to about so many."
     )
-    format: Literal["json", "csv", "ndjson"] = "json"
+    format: Format | None = Field(None, description="Left out: what `Accept` wants most, JSON if all is alike.")
     shape: Literal["points", "columns"] = Field("points", description="Of the JSON format.")
 
     @model_validator(mode="after")
@@ -122,7 +133,7 @@ class LossQuery(BaseModel):
         200: {
             "content": {"text/csv": TEXT, "application/x-ndjson": TEXT},
             "description": "The points, in order.",
-            **headers("ETag", sometimes=("X-Next", "X-Has-More", "X-Terminal")),
+            **headers("ETag", "Vary", sometimes=("X-Next", "X-Has-More", "X-Terminal")),
         },
         **NOT_MODIFIED,
         **documented(404, 422, 503),
@@ -136,6 +147,7 @@ async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Req
     the points alone; the rest is in the headers `X-Next`, `X-Has-More` and `X-Terminal`.
     """
     store, seen = state_of(request).store, request.headers.get("if-none-match", "")
+    query.format = _format(query.format, request.headers.get("accept", ""))
     if seen:
         status, told = await store.told(known(job_id))
         headers = _headers(status, told.points, query)
@@ -153,9 +165,18 @@ async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Req
     return Response(text, media_type=media_type, headers=headers)
 
 
+def _format(wanted: Format | None, accept: str) -> Format:
+    """The format that the query names, or else the one that is accepted before others. Raises 406 where they contradict."""
+    offered = {_MEDIA[wanted]: wanted} if wanted else _FORMATS
+    media = preferred(accept, offered)
+    if media is None:
+        raise HTTPException(406, f"this format is {', '.join(offered)}, which Accept leaves out")
+    return offered[media]
+
+
 def _headers(status: Status, count: int, query: LossQuery) -> dict[str, str]:
     """A history only grows, so that its length and the status name an answer."""
-    return {"ETag": etag_of(f"{status} {count} {query!r}"), "Cache-Control": "no-cache"}
+    return {"ETag": etag_of(f"{status} {count} {query!r}"), "Cache-Control": "no-cache", "Vary": "Accept"}
 
 
 async def _page(store: JobStore, job_id: str, query: LossQuery) -> LossPage:
@@ -175,10 +196,10 @@ def _rendered(job_id: str, page: LossPage, query: LossQuery) -> tuple[str, str]:
         points, sampling = sampled(points, query.max_points)
     match query.format, query.shape:
         case "ndjson", _:
-            return "".join(f"{point}\n" for point in points), "application/x-ndjson"
+            return "".join(f"{point}\n" for point in points), _MEDIA["ndjson"]
         case "csv", _:
             rows = [",".join(_COLUMNS), *map(_csv_row, points)]
-            return "\n".join(rows) + "\n", "text/csv"
+            return "\n".join(rows) + "\n", _MEDIA["csv"]
         case _, "columns":
             decoded = [json.loads(point) for point in points]
             columns = (*_COLUMNS[:-1], "nonfinite", _COLUMNS[-1])
@@ -187,7 +208,7 @@ def _rendered(job_id: str, page: LossPage, query: LossQuery) -> tuple[str, str]:
             body = f"[{','.join(points)}]"
     head = {"job_id": job_id, "status": page.status, "terminal": page.status.terminal, "count": page.count}
     tail = {"next": page.next, "has_more": page.has_more, "sampling": sampling, "summary": page.summary}
-    return f'{to_json(head)[:-1]},"points":{body},{to_json(tail)[1:]}', "application/json"
+    return f'{to_json(head)[:-1]},"points":{body},{to_json(tail)[1:]}', _MEDIA["json"]
 
 
 def _csv_row(point: str) -> str:
@@ -222,7 +243,7 @@ async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
     for file in kept:
         epoch, batch = divmod(file["step"], spec.steps_per_epoch)
         at_end = epochs.get(epoch - 1) if batch == 0 else None
-        found.append(CheckpointInfo(**file, epoch=epoch, metrics=EpochMetrics(**at_end) if at_end else None))
+        found.append(CheckpointInfo(**file, epoch=epoch, metrics=EpochMetrics.of(at_end) if at_end else None))
     return Checkpoints(job_id=job_id, checkpoints=found)
 
 
@@ -237,5 +258,5 @@ async def metrics(job_id: JobId, request: Request) -> Response:
     store = state_of(request).store
     status = await store.status(known(job_id))  # before the epochs: when it is terminal, they are all there are
     epochs = await store.epochs(job_id)
-    body = Metrics(job_id=job_id, status=status, terminal=status.terminal, epochs=[EpochMetrics(**e) for e in epochs])
+    body = Metrics(job_id=job_id, status=status, terminal=status.terminal, epochs=[EpochMetrics.of(e) for e in epochs])
     return conditional(request, body.model_dump_json())

@@ -260,7 +260,11 @@ def _asked(response: Response, job: Job, changed: bool) -> JobAnswer:
 @router.get(
     "/{job_id}/model",
     responses={
-        200: {"content": {"application/octet-stream": BYTES}, "description": "The weights.", **headers("ETag")},
+        200: {
+            "content": {"application/octet-stream": BYTES},
+            "description": "The weights.",
+            **headers("ETag", "Content-Disposition"),
+        },
         **NOT_MODIFIED,
         **documented(404, 409, 422, 500, 503),
     },

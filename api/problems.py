@@ -19,7 +19,9 @@ from core.errors import DescentError, FieldProblem, InvalidRequest, Unauthorized
 from core.sweep import RateRange
 
 MOST_PROBLEMS = 10
-LONGEST_NAME = 60
+LONGEST_NAME = 30  # of an unknown name, as it is shown: enough to find it by
+_MOST_BYTES = 4095
+_UNSHOWN = re.compile("[^ -~]")
 _CODES = {
     401: "unauthorized",
     403: "forbidden",
@@ -48,7 +50,7 @@ class ProblemField(BaseModel):
         description="JSON Pointer into the body, `?name` of a query parameter, `header name`, or `path name`."
     )
     detail: str
-    allowed: list[str] | None = None
+    allowed: list[str] | None = Field(None, description="Where several errors have the same: at the first of them.")
     did_you_mean: str | None = None
 
 
@@ -68,22 +70,30 @@ class Problem(BaseModel):
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    described: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        | headers(*_ALWAYS_WITH.get(status, ()), sometimes=_SOMETIMES_WITH.get(status, ()))
+        for status in statuses
     }
-    for status in {429, 503} & described.keys():
-        described[status] |= headers("Retry-After")
-    return described
+
+
+_ALWAYS_WITH = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_SOMETIMES_WITH = {409: ("Retry-After",), 415: ("Accept-Encoding",)}
 
 
 TEXT = {"schema": {"type": "string"}}
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS = {
+    "Accept-Encoding": "How a body may be sent, when that was wrong: `identity`.",
+    "Allow": "The methods that the path has.",
+    "Content-Disposition": "`attachment`, and a name for the file.",
     "ETag": "Names this state: send it as `If-None-Match`.",
     "Idempotent-Replayed": "`true` when the `Idempotency-Key` was used for this request before: nothing new was made.",
     "Location": "Path of what was made.",
     "Preference-Applied": "How long `Prefer` asked to wait, as it was understood.",
     "Retry-After": "Seconds after which to ask again.",
+    "Vary": "`Accept`, which chose this form.",
+    "WWW-Authenticate": "`Bearer`: send a key.",
     "X-Has-More": "As `has_more` of the JSON answer: `true` or `false`.",
     "X-Next": "As `next` of the JSON answer.",
     "X-Terminal": "As `terminal` of the JSON answer: `true` or `false`.",
@@ -168,6 +178,10 @@ def _field_problem(request: Request, item: dict[str, Any]) -> FieldProblem:
     if item["type"] == "union_tag_invalid":
         allowed = tuple(re.findall("'([^']*)'", context["expected_tags"]))
         hint = nearest(str(context["tag"])[:LONGEST_NAME], allowed)
+    if item["type"] in ("literal_error", "enum"):
+        allowed = tuple(re.findall("'([^']*)'", context["expected"]))
+        given = item.get("input")
+        hint = nearest(given, allowed) if isinstance(given, str) and len(given) <= LONGEST_NAME else None
     if item["type"] == "extra_forbidden":
         allowed = _known_fields(request, tag, names[:-1])
         hint = nearest(names[-1][:LONGEST_NAME], allowed)
@@ -213,7 +227,8 @@ def _known_fields(request: Request, tag: str | None, path: Sequence[str]) -> tup
 
 
 def printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+    """The text with a question mark for all but printable ASCII, which alone has about the same length in JSON."""
+    return _UNSHOWN.sub("?", text)
 
 
 def _request_id(request: Request) -> str:
@@ -229,7 +244,7 @@ def _render(
     problems: Sequence[FieldProblem],
     headers: dict[str, str],
 ) -> Response:
-    request_id, instance = _request_id(request), printable(request.scope["path"])
+    request_id, instance = _request_id(request), request.scope["path"]
     text = problem_text(status, code, title, detail, problems, instance=instance, request_id=request_id)
     return Response(text, status, {**headers, "X-Request-Id": request_id}, "application/problem+json")
 
@@ -244,23 +259,34 @@ def problem_text(
     instance: str,
     request_id: str,
 ) -> str:
-    """A problem document, in ASCII."""
+    """A problem document, in ASCII and below 4 KB: the last of many errors are left out where they would not fit."""
     body: dict[str, Any] = {
         "type": f"/problems/{code}",
         "title": title,
         "status": status,
         "detail": printable(detail)[:500],
-        "instance": instance[:200],
+        "instance": printable(instance[:200]),
         "code": code,
         "request_id": request_id,
     }
-    if problems:
-        body["errors"] = [_as_field(problem) for problem in problems]
-    return json.dumps(body)
+    shown = _as_fields(problems)
+    while len(text := json.dumps(body | ({"errors": shown} if shown else {}))) > _MOST_BYTES and shown:
+        shown.pop()
+    return text
 
 
-def _as_field(problem: FieldProblem) -> dict[str, Any]:
-    fields: dict[str, Any] = {"pointer": problem.pointer, "detail": problem.detail}
-    if problem.allowed:
+def _as_fields(problems: Sequence[FieldProblem]) -> list[dict[str, Any]]:
+    """Each as an object. What is allowed at several places is said at the first of them."""
+    told: set[tuple[str, ...]] = set()
+    fields = []
+    for problem in problems:
+        fields.append(_as_field(problem, with_allowed=problem.allowed not in told))
+        told.add(problem.allowed)
+    return fields
+
+
+def _as_field(problem: FieldProblem, *, with_allowed: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"pointer": printable(problem.pointer), "detail": problem.detail}
+    if problem.allowed and with_allowed:
         fields["allowed"] = list(problem.allowed)
     return fields | ({"did_you_mean": problem.did_you_mean} if problem.did_you_mean else {})

@@ -70,7 +70,7 @@ class Protocol(HttpToolsProtocol):
         body = problem_text(status, code, title, detail, instance="", request_id=request_id)
         head = (
             f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-Id: {request_id}\r\nConnection: close\r\n\r\n"
+            f"X-Request-Id: {request_id}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body.encode())
         self.transport.write_eof()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, cast, get_type_hints
 
@@ -13,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from api.accept import preferred
 from api.problems import LONGEST_NAME, MOST_PROBLEMS, printable
 from core.catalogue import nearest
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
@@ -62,7 +62,8 @@ class StrictRoute(APIRoute):
         produced = self._media_types()
 
         async def strict(request: Request) -> Response:
-            _refuse_unless_accepted(request.headers.get("accept", ""), produced)
+            if produced and preferred(request.headers.get("accept", ""), produced) is None:
+                raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
             checked = StrictRequest(request.scope, request.receive)
             _refuse_wrong_parameters(checked)
             if self.body_field is not None and not await self._may_be_left_out(checked):
@@ -117,26 +118,6 @@ class StrictRoute(APIRoute):
         """Whether there is no body, and need not be one."""
         assert self.body_field is not None
         return not self.body_field.field_info.is_required() and not await request.body()
-
-
-def _refuse_unless_accepted(accept: str, produced: set[str]) -> None:
-    """Raise 406 when nothing that the route can answer is among the media ranges of `Accept` (RFC 9110, 12.5.1).
-
-    What is no media range is left out of account.
-    """
-    ranges = {}
-    for entry in accept.lower().split(","):
-        media, *parameters = [part.strip() for part in entry.split(";")]
-        if "/" not in media:
-            continue
-        ranges[media] = not any(re.fullmatch(r"q=0(\.0*)?", parameter.replace(" ", "")) for parameter in parameters)
-
-    def is_wanted(media: str) -> bool:
-        candidates = (media, media.partition("/")[0] + "/*", "*/*")
-        return next((ranges[name] for name in candidates if name in ranges), False)
-
-    if ranges and produced and not any(map(is_wanted, produced)):
-        raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
 
 
 def _validated(model: type[BaseModel], parameters: dict[str, str]) -> BaseModel:

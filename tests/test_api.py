@@ -186,6 +186,29 @@ def test_unknown_words_get_hints(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("where", "given", "meant", "another"),
+    [
+        ("?optimizer", "adma", "adam", "sgd"), ("?status", "runing", "running", "queued"),
+        ("?format", "cvs", "csv", "json"), ("/on_divergence", "stp", "stop", "continue"),
+        ("/dataset", "mnits", "mnist", "fashion-mnist"),
+        ("/dataset", 7, None, "mnist"), ("/dataset", "m" * 1000, None, "mnist"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_none_of_the_choices_is_told_which_there_are(
+    http: httpx2.Client, where: str, given: Any, meant: str | None, another: str
+) -> None:
+    if where[0] == "?":
+        path = "/jobs/job_" + "0" * 32 + "/loss" if where == "?format" else "/jobs"
+        answer = http.get(path, params={where[1:]: given})
+    else:
+        answer = http.post("/jobs", json={**GOOD, where[1:]: given})
+    (error,) = is_problem(answer, 422)["errors"]
+    assert (error["pointer"], error.get("did_you_mean")) == (where, meant)
+    assert another in error["allowed"]
+    assert str(given) not in error["detail"]
+
+
+@pytest.mark.parametrize(
     ("method", "path"),
     [("POST", "/jobs"), ("GET", "/jobs"), ("GET", "/jobs/job_{0}"), ("GET", "/jobs/job_{0}/loss"), ("POST", "/predict"),
      ("POST", "/jobs/job_{0}/cancel"), ("GET", "/jobs/job_{0}/model"), ("GET", "/healthz")],

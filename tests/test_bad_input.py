@@ -290,6 +290,11 @@ def test_headers_that_cannot_be_are_refused(
     refused(http.get(f"/jobs/{api.jobs[Status.QUEUED]}", headers=headers), expected)
 
 
+def test_tags_without_end_are_refused(http: httpx2.Client, api: Api) -> None:
+    for path in ("", "/loss", "/metrics", "/model"):
+        refused(http.get(f"/jobs/{api.jobs[Status.SUCCEEDED]}{path}", headers={"If-None-Match": "x" * 2001}), INVALID)
+
+
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "x" * 10_000, "schlüssel", "a,b c", "a\tb"], ids=ascii)
 def test_an_idempotency_key_that_is_none_is_refused(http: httpx2.Client, key: str) -> None:
     headers = {b"Content-Type": b"application/json", b"Idempotency-Key": key.encode()}
@@ -487,6 +492,34 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_unpickled(http: httpx2.Clie
     job_id = api.finished_job(weights=pickle.dumps(_Mischief(mischief)))
     post(http, json.dumps({"model": job_id, "image": BLANK}), (500, "artifact-corrupt"), "/predict")
     assert not mischief.exists()
+
+
+# --- how it is told -----------------------------------------------------------------------------------------------------
+
+STRANGE = {f"{n}" + "\U0001f600" * 60: 1 for n in range(10)}
+
+
+def test_many_strange_names_are_told_in_few_bytes(http: httpx2.Client) -> None:
+    """`refused` looks at the size."""
+    answers = (
+        http.post("/jobs", json=GOOD | STRANGE),
+        http.get("/jobs", params=STRANGE),
+        http.get("/x/" + "\U0001f600" * 300),
+    )
+    for answer in answers[:2]:
+        refused(answer, INVALID)
+        errors = answer.json()["errors"]
+        assert errors[0]["allowed"]
+        assert len(errors) == 10
+        assert all("allowed" not in error for error in errors[1:])
+    refused(answers[2], MISSING)
+    for answer in answers:
+        assert "\\ud83d" not in answer.text
+
+
+def test_a_path_with_a_slash_too_many_is_not_found(http: httpx2.Client) -> None:
+    for path in ("/jobs/", "/healthz/", f"/jobs/{NOBODY}/"):
+        refused(http.get(path, headers={"Host": "localhost"}), MISSING)
 
 
 # --- the last: what was begun first ------------------------------------------------------------------------------------

@@ -102,12 +102,34 @@ def test_every_error_is_documented_as_a_problem(document: Json) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
     for operation in operations(document):
         answers = operation["responses"]
-        expected = {"406", "422", "431"} | ({"400", "408", "413", "415"} if "requestBody" in operation else set())
+        expected = {"406", "421", "422", "431"} | (
+            {"400", "408", "413", "415"} if "requestBody" in operation else set()
+        )
         assert expected <= set(answers)
         for status, answer in answers.items():
-            assert "X-Request-Id" in answer["headers"]
+            assert {"X-Request-Id", "Cache-Control"} <= answer["headers"].keys()
             if status >= "400" and (operation["operationId"], status) != ("health_readyz", "503"):
                 assert list(answer["content"]) == ["application/problem+json"]
+
+
+def test_what_may_be_unchanged_takes_the_tag_that_names_it(document: Json) -> None:
+    found = [operation for operation in operations(document) if "304" in operation["responses"]]
+    assert len(found) > 5
+    for operation in found:
+        assert "If-None-Match" in [parameter["name"] for parameter in operation["parameters"]]
+        assert "ETag" in operation["responses"]["200"]["headers"]
+
+
+def test_the_headers_of_errors_are_documented(document: Json) -> None:
+    sent = {"401": "WWW-Authenticate", "409": "Retry-After", "415": "Accept-Encoding", "429": "Retry-After"}
+    for operation in operations(document):
+        for status in sent.keys() & operation["responses"].keys():
+            assert sent[status] in operation["responses"][status]["headers"]
+        if operation.get("security") != []:
+            assert {"401", "429", "503"} <= operation["responses"].keys()
+    assert "Allow" in document["components"]["responses"]["MethodNotAllowed"]["headers"]
+    model = document["paths"]["/jobs/{job_id}/model"]["get"]["responses"]["200"]
+    assert "Content-Disposition" in model["headers"]
 
 
 def test_the_links_of_a_job_lead_to_all_that_takes_its_id(document: Json) -> None:

@@ -69,7 +69,7 @@ def test_a_stream_tells_all_of_a_job_and_ends_with_it(http: httpx2.Client) -> No
     assert steps(found, job_id) == list(range(50))
     assert told(found, "status", "status") == ["queued", "running", "succeeded"]
     assert told(found, "status", "terminal") == [False, False, True]
-    assert [metrics["epoch"] for metrics in told(found, "epoch", "metrics")] == [0]
+    assert told(found, "epoch", "metrics") == http.get(f"/jobs/{job_id}/metrics").json()["epochs"]
     assert found[-1]["event"] == "end"
     assert len([event for event in found if event["event"] == "points"]) > 3  # as they came, not at the end
     points = [point for points in told(found, "points", "points") for point in points]
@@ -103,6 +103,23 @@ def test_a_client_that_leaves_and_comes_back_while_it_trains_misses_nothing(http
         found += new
     assert steps(found, job_id) == list(range(50))
     assert told(found, "status", "status") == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("text/event-stream", True), ("text/event-stream, */*", True), ("text/*", True),
+        ("application/json;q=0.5, text/event-stream", True),
+        ("application/json, text/event-stream;q=0", False), ("application/json, text/event-stream", False), ("*/*", False),
+        ("text/event-stream;q=0.1, */*;q=0.2", False), ("TEXT/EVENT-STREAM", True),
+    ],
+)  # fmt: skip
+def test_the_stream_is_for_whom_it_is_what_they_want_most(
+    http: httpx2.Client, trained_job: str, accept: str, is_stream: bool
+) -> None:
+    with http.stream("GET", f"/jobs/{trained_job}/events", headers={"Accept": accept}) as answer:
+        kind = answer.headers["content-type"].partition(";")[0]
+    assert (kind, answer.headers["vary"]) == ("text/event-stream" if is_stream else "application/json", "Accept")
 
 
 def test_the_log_is_a_page_too(http: httpx2.Client, trained_job: str) -> None:

@@ -50,6 +50,29 @@ def test_every_format_holds_the_same_points(http: httpx2.Client, trained_job: st
     assert (page.headers["x-next"], page.headers["x-has-more"], page.headers["x-terminal"]) == ("51", "false", "true")
 
 
+@pytest.mark.parametrize(
+    ("accept", "query", "given"),
+    [
+        ("text/csv", {}, "text/csv"), ("text/*", {}, "text/csv"), ("application/x-ndjson, */*", {}, "application/x-ndjson"),
+        ("*/*", {}, "application/json"), ("text/csv;q=0.5, */*;q=0.9", {}, "application/json"),
+        ("text/csv;q=0, */*", {}, "application/json"),
+        ("text/csv, application/json", {}, "application/json"), ("text/html, */*;q=0.8", {"format": "csv"}, "text/csv"),
+        ("application/json", {"format": "csv"}, None), ("text/csv", {"format": "json"}, None), ("image/png", {}, None),
+    ],
+)  # fmt: skip
+def test_accept_chooses_the_format_that_the_query_leaves_open(
+    http: httpx2.Client, trained_job: str, accept: str, query: dict[str, str], given: str | None
+) -> None:
+    answer = http.get(f"/jobs/{trained_job}/loss", params=query, headers={"Accept": accept})
+    if given is None:
+        assert (answer.status_code, answer.json()["code"]) == (406, "not-acceptable")
+        return
+    assert answer.headers["content-type"].partition(";")[0] == given
+    assert answer.headers["vary"] == "Accept"
+    again = http.get(answer.request.url.path, params=query, headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == (304 if given == "application/json" or query else 200)  # without Accept it is JSON
+
+
 def test_a_sample_keeps_the_ends_and_the_extremes_and_says_so(http: httpx2.Client, trained_job: str) -> None:
     whole = losses(http, trained_job).json()
     few = losses(http, trained_job, max_points=12).json()

@@ -1,11 +1,13 @@
 """Every problem that an answer can name has its page."""
 
+import json
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 
 from api.problem_pages import ABOUT
+from api.problems import problem_text
 from core import errors
 from tests.conftest import Server
 
@@ -38,3 +40,12 @@ def test_an_answers_type_is_a_page(server: Server, method_path: str) -> None:
 
 def test_an_unknown_kind_has_none(server: Server) -> None:
     assert httpx2.get(f"{server.url}/problems/<script>").status_code == 404
+
+
+@pytest.mark.parametrize("text", ['"' * 200, "\U0001f600" * 200, "x" * 200], ids=["quotes", "emoji", "letters"])
+def test_the_errors_that_do_not_fit_into_4_kb_are_left_out_from_the_end(text: str) -> None:
+    problems = [errors.FieldProblem(f"/{n}{text}", text, (f"word{n}" * 9,)) for n in range(10)]
+    rendered = problem_text(422, "c", "t", text * 5, problems, instance=f"/{text}", request_id="r")
+    assert len(rendered.encode()) < 4096
+    kept = [error["pointer"][1] for error in json.loads(rendered)["errors"]]
+    assert kept == [str(n) for n in range(len(kept))] != []
