@@ -761,3 +761,58 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
 def test_a_name_that_looks_like_localhost_is_not_it() -> None:
     assert is_loopback("LocalHost")
     assert not is_loopback("localhost.evil.example")
+
+
+# --- what strangers cannot take ----------------------------------------------------------------------------------------
+
+
+def test_who_finds_all_connections_taken_waits_for_one(db: str) -> None:
+    async def use() -> None:
+        async with connect(db) as database:
+            assert all(await asyncio.gather(*(database.redis.ping() for _ in range(1500))))
+            hasty = [asyncio.create_task(database.redis.ping()) for _ in range(600)]
+            for task in hasty[::2]:
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.gather(*hasty, return_exceptions=True)
+            pool = database.redis.connection_pool
+            assert len(pool._in_use_connections) == 0  # none was lost with who had it
+            assert len(pool._available_connections) <= 100
+
+    asyncio.run(use())
+
+
+def test_a_key_that_does_not_exist_is_looked_up_once_in_some_seconds(db: str) -> None:
+    async def use(keys: KeyStore, _: WorkStore) -> None:
+        async with connect(db) as database:
+            remembering = KeyStore(database, remembered_s=60)
+            nobody = f"dsc_{'ab' * 6}_{'0' * 64}"
+            assert await remembering.find(nobody) is None
+            before = (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"]
+            for _ in range(20):
+                assert await remembering.find(nobody) is None
+            assert (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"] - before < 20
+            key, text = await keys.create("rob")
+            assert await remembering.find(text) == key  # one that was just made works at once
+
+    on_redis(db, use)
+
+
+def test_anothers_record_is_asked_for_each_time_like_one_that_does_not_exist(db: str, others_job: str) -> None:
+    async def use(_: KeyStore, store: WorkStore) -> None:
+        async def reads(record_id: str, caller: Caller) -> int:
+            seen = store.of(caller)
+            before = (await store.database.redis.info("commandstats"))["cmdstat_hmget"]["calls"]
+            for _ in range(3):
+                try:
+                    await seen._see(record_id)
+                except NotFound:
+                    continue
+            return int((await store.database.redis.info("commandstats"))["cmdstat_hmget"]["calls"]) - before
+
+        await store.of(Caller(owner="ann", sees_all=False))._see(others_job)
+        assert await reads(others_job, Caller(owner="ann", sees_all=False)) == 0
+        stranger = Caller(owner="stranger", sees_all=False)
+        assert await reads(others_job, stranger) == await reads(MISSING, stranger) == 3
+
+    on_redis(db, use)
