@@ -30,6 +30,7 @@ from api import (
 )
 from api.guard import Guard
 from api.headers import complete
+from api.holds import Holds
 from api.metrics import Metrics
 from api.state import State
 from core.errors import StackError
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 celery=celery,
                 metrics=metrics,
                 doorbell=broker.doorbells(celery),
+                holds=Holds(has_owners=settings.keys_required),
             )
             yield
 

@@ -8,6 +8,7 @@ from celery import Celery
 from fastapi import Path, Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.holds import Holds
 from api.metrics import Metrics
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
@@ -40,6 +41,7 @@ class State:
     celery: Celery
     metrics: Metrics
     doorbell: Doorbell
+    holds: Holds
     caller: Caller = ANYBODY
 
 

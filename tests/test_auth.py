@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from api import guard
 from api.app import create_app
+from api.holds import MOST_HELD_OF_ONE
 from client import cli
 from client.client import ApiError, Client
 from client.stack import free_port
@@ -671,7 +672,7 @@ def test_a_stream_ends_when_its_key_is_revoked(db: str) -> None:
         async def receive() -> Message:
             return {"type": "http.request"}
 
-        receive_on, send_on = guard.while_valid(keys, key, text, receive, send)
+        receive_on, send_on = guard.while_valid({}, keys, key, text, receive, send)
         await send_on({"type": "http.response.body", "body": b"one", "more_body": True})
         assert (await receive_on())["type"] == "http.request"
         await keys.revoke(key.id)
@@ -681,6 +682,33 @@ def test_a_stream_ends_when_its_key_is_revoked(db: str) -> None:
         return sent
 
     assert [message["body"] for message in on_redis(db, use)] == [b"one", b""]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_answer_that_comes_late_is_not_for_a_key_that_was_revoked(db: str, late: bool) -> None:
+    async def use(keys: KeyStore, _: WorkStore) -> list[Message]:
+        key, text = await keys.create("pam")
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/jobs/x", "headers": [], "state": {}}
+        late_s = -1.0 if late else 60.0
+        _, send_on = guard.while_valid(scope, keys, key, text, receive, send, late_s=late_s)
+        await keys.revoke(key.id)
+        await send_on({"type": "http.response.start", "status": 200, "headers": []})
+        await send_on({"type": "http.response.body", "body": b"secret"})
+        return sent
+
+    start, body = on_redis(db, use)
+    assert start["status"] == (401 if late else 200)
+    assert (body["body"] == b"secret") is not late
+    if late:
+        assert json.loads(body["body"])["code"] == "unauthorized"
 
 
 def test_a_key_is_looked_up_once_in_some_seconds(db: str) -> None:
@@ -803,7 +831,7 @@ def test_anothers_record_is_asked_for_each_time_like_one_that_does_not_exist(db:
         async def reads(record_id: str, caller: Caller) -> int:
             seen = store.of(caller)
             before = (await store.database.redis.info("commandstats"))["cmdstat_hmget"]["calls"]
-            for _ in range(3):
+            for _again in range(3):
                 try:
                     await seen._see(record_id)
                 except NotFound:
@@ -816,3 +844,23 @@ def test_anothers_record_is_asked_for_each_time_like_one_that_does_not_exist(db:
         assert await reads(others_job, stranger) == await reads(MISSING, stranger) == 3
 
     on_redis(db, use)
+
+
+def test_one_owners_streams_take_nobody_elses_room(url: str, db: str, key_of: Callable[..., str]) -> None:
+    def first_line(owner: str, key: str, streams: ExitStack) -> bytes:
+        asks = f"GET /events?jobs={jobs[owner]} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+        host, port = url.removeprefix("http://").split(":")
+        stream = streams.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        stream.sendall(asks.encode())
+        return stream.recv(65536).partition(b"\r\n")[0]
+
+    async def submit(_: KeyStore, store: WorkStore) -> dict[str, str]:
+        return {owner: (await store.of(Caller(owner=owner)).submit(SPEC)).id for owner in ("sam", "tess")}
+
+    jobs = on_redis(db, submit)
+    own = {owner: key_of(owner) for owner in jobs}
+    with ExitStack() as streams:
+        opened = [first_line("sam", own["sam"], streams) for _ in range(MOST_HELD_OF_ONE)]
+        assert all(b"200 OK" in line for line in opened)
+        assert b" 429 " in first_line("sam", key_of("sam"), streams)  # another key of the same owner
+        assert b"200 OK" in first_line("tess", own["tess"], streams)
