@@ -5,11 +5,13 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ from typer.testing import CliRunner
 from api import guard
 from api.app import create_app
 from api.holds import MOST_HELD_OF_ONE
+from api.state import Recent
 from client import cli
 from client.client import ApiError, Client
 from client.stack import free_port
@@ -38,7 +41,7 @@ from core.settings import Settings, is_loopback, read_settings
 from core.spec import JobSpec
 from core.sweep import SweepSpec
 from core.training import runtime
-from tests.conftest import ROOT, eventually
+from tests.conftest import ROOT, eventually, is_alive, processes, serving
 from tests.test_api import GOOD, is_problem
 from tests.test_cli import descent
 
@@ -698,7 +701,7 @@ def test_an_answer_that_comes_late_is_not_for_a_key_that_was_revoked(db: str, la
 
         scope = {"type": "http", "method": "GET", "path": "/jobs/x", "headers": [], "state": {}}
         late_s = -1.0 if late else 60.0
-        _, send_on = guard.while_valid(scope, keys, key, text, receive, send, late_s=late_s)
+        send_on = guard.while_valid(scope, keys, key, text, receive, send, late_s=late_s)[1]
         await keys.revoke(key.id)
         await send_on({"type": "http.response.start", "status": 200, "headers": []})
         await send_on({"type": "http.response.body", "body": b"secret"})
@@ -740,6 +743,53 @@ def test_it_does_not_start_on_other_addresses_without_a_key(tmp_path: Path, redi
     assert refused.returncode == 1
     assert "descent keys create" in refused.stderr
     assert "Ready" not in refused.stdout
+
+
+def test_who_revokes_the_last_key_locks_all_out_and_stops_nothing(
+    tmp_path: Path, cache: Path, redis_settings: Settings
+) -> None:
+    db = f"{redis_settings.store_url}?db=5"
+    key, text = on_redis(db, lambda keys, _: keys.create("uma"))
+    headers = {"Authorization": f"Bearer {text}"}
+    with serving(tmp_path, cache, redis_url=db, require_keys="1") as running:
+        assert httpx2.get(f"{running.url}/jobs", headers=headers).status_code == 200
+        on_redis(db, lambda keys, _: keys.revoke(key.id))
+        everyone = processes()
+        (api,) = (pid for pid in running.pids if "api.app" in everyone[pid][1])
+        os.kill(api, signal.SIGKILL)
+        eventually(lambda: not is_alive(api), what="its death")
+        await_answer(running.url)
+        is_problem(httpx2.get(f"{running.url}/jobs", headers=headers), 401, "unauthorized")
+        assert "there are no keys" in (tmp_path / "logs" / "api.log").read_text()
+        _, text = on_redis(db, lambda keys, _: keys.create("uma"))
+        assert httpx2.get(f"{running.url}/jobs", headers={"Authorization": f"Bearer {text}"}).status_code == 200
+
+
+def test_strangers_are_told_whether_it_is_ready_and_no_more(url: str, tmp_path: Path) -> None:
+    checks = httpx2.get(f"{url}/readyz").json()["checks"]
+    assert (checks["redis"]["ok"], checks["redis"]["detail"]) == (True, "answers")
+    (tmp_path / "file").touch()
+    nowhere = Settings(home=tmp_path / "file" / "home", redis_url=f"unix://{tmp_path}/nowhere.sock")
+    with TestClient(create_app(nowhere), base_url="http://localhost") as http:
+        answer = http.get("/readyz")
+        assert answer.json()["checks"]["disk"] | {"ms": 0} == {"ok": False, "ms": 0, "detail": "Not a directory"}
+        assert str(tmp_path) not in answer.text
+
+
+def test_what_many_ask_for_at_once_is_made_once_and_again_when_it_is_old() -> None:
+    async def use() -> tuple[set[int], int]:
+        made, recent = count(), Recent[int]()
+
+        async def make() -> int:
+            await asyncio.sleep(0)
+            return next(made)
+
+        together = set(await asyncio.gather(*(recent.get(make, lambda _: 60) for _ in range(20))))
+        other = Recent[int]()
+        await other.get(make, lambda _: 0)
+        return together, await other.get(make, lambda _: 0)
+
+    assert asyncio.run(use()) == ({0}, 2)
 
 
 def test_it_needs_no_key_when_told_so(redis_settings: Settings) -> None:
@@ -817,7 +867,7 @@ def test_a_key_that_does_not_exist_is_looked_up_once_in_some_seconds(db: str) ->
             nobody = f"dsc_{'ab' * 6}_{'0' * 64}"
             assert await remembering.find(nobody) is None
             before = (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"]
-            for _ in range(20):
+            for _again in range(20):
                 assert await remembering.find(nobody) is None
             assert (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"] - before < 20
             key, text = await keys.create("rob")

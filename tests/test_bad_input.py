@@ -10,18 +10,24 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from api import predict
+from api.app import create_app
 from api.guard import MOST_HEADERS
+from api.predict import MOST_WAITING
 from api.protocol import MAX_HEAD_BYTES
 from api.strict import MAX_BODY_BYTES, SILENCE_S, USUAL_BODY_BYTES
 from core.jobs.job import Status
+from tests.conftest import eventually
 from tests.staged import Api
 from tests.test_api import is_problem
 
@@ -508,3 +514,37 @@ def test_a_request_that_stops_in_its_middle_is_given_up(silent: dict[str, socket
         while piece := connection.recv(4096):
             answer += piece
     refused(raw_answer(answer), (408, "request-timeout"))
+
+
+# --- predictions that cost much ------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_too_much_together_are_refused_at_the_first_one_too_many(
+    http: httpx2.Client, api: Api
+) -> None:
+    large = Image.new("L", (4000, 4000), 255)
+    large.paste(0, (1000, 1000, 3000, 3000))
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG")
+    body = {"model": api.jobs[Status.SUCCEEDED], "images": [base64.b64encode(buffer.getvalue()).decode()] * 100}
+    (problem,) = is_problem(http.post("/predict", json=body), 422, "validation-error")["errors"]
+    assert problem["pointer"] == "/images/2"
+
+
+def test_predictions_wait_for_a_core_and_too_many_are_refused(api: Api) -> None:
+    """A second API over the same database, in this process: its predictions stop where the model is loaded."""
+    body = {"model": api.jobs[Status.SUCCEEDED], "image": BLANK}
+    app = create_app(api.settings)
+    with TestClient(app, base_url="http://localhost") as here, ThreadPoolExecutor(MOST_WAITING + 100) as pool:
+        limiter = app.state.shared.predicting
+        with predict._loading:
+            waiting = [
+                pool.submit(here.post, "/predict", json=body) for _ in range(MOST_WAITING + int(limiter.total_tokens))
+            ]
+            eventually(lambda: limiter.statistics().tasks_waiting == MOST_WAITING, what="the queue")
+            refused = here.post("/predict", json=body)
+            is_problem(refused, 503, "unavailable")
+            assert refused.headers["retry-after"] == "1"
+            assert here.get("/readyz").status_code == 200  # its threads are others
+            assert here.get(f"/jobs/{body['model']}/model").status_code == 200
+        assert {each.result().status_code for each in waiting} == {200}
