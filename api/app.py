@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.datastructures import MutableHeaders
@@ -30,8 +32,9 @@ from api import (
 )
 from api.guard import Guard
 from api.headers import complete
+from api.holds import Holds
 from api.metrics import Metrics
-from api.state import State
+from api.state import Recent, State
 from core.errors import StackError
 from core.jobs import broker
 from core.jobs.database import connect
@@ -40,7 +43,7 @@ from core.jobs.models import ModelStore
 from core.jobs.owners import Limits
 from core.jobs.store import JobStore
 from core.jobs.sweeps import SweepStore
-from core.settings import Settings, configure_logging, read_settings
+from core.settings import Settings, available_cores, configure_logging, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 celery=celery,
                 metrics=metrics,
                 doorbell=broker.doorbells(celery),
+                readiness=Recent(),
+                predicting=CapacityLimiter(available_cores()),
+                holds=Holds(has_owners=settings.keys_required),
             )
             yield
 
@@ -145,8 +151,12 @@ def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> N
     )
 
 
-def main() -> None:
-    """Serve the API in the foreground until SIGTERM or SIGINT. Raises StackError when keys are required and there are none."""
+def main(*, keys_checked: bool = False) -> None:
+    """Serve the API in the foreground until SIGTERM or SIGINT.
+
+    Raises StackError when keys are required and there are none. A parent that has looked for them when it began says
+    `keys_checked`: who revokes the last key does not take the rest down with an API that is started again.
+    """
     import uvicorn
 
     from api.protocol import Protocol
@@ -154,7 +164,7 @@ def main() -> None:
     settings = read_settings()
     app = create_app(settings)
     if settings.keys_required:
-        asyncio.run(refuse_without_keys(settings.store_url, settings.host))
+        _look_for_keys(settings, must_exist=not keys_checked)
     uvicorn.run(
         app,
         host=settings.host,
@@ -168,8 +178,17 @@ def main() -> None:
     )
 
 
+def _look_for_keys(settings: Settings, *, must_exist: bool) -> None:
+    try:
+        asyncio.run(refuse_without_keys(settings.store_url, settings.host))
+    except StackError as refused:
+        if must_exist:
+            raise
+        log.warning("there are no keys: nobody gets in", extra={"reason": str(refused)})
+
+
 if __name__ == "__main__":
     try:
-        main()
+        main(keys_checked="--keys-checked" in sys.argv[1:])
     except StackError as refused:
         raise SystemExit(f"descent: {refused}") from None

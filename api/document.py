@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from api import guard
 from api.conditional import LONGEST_TAGS
 from api.problems import Problem, documented
-from api.strict import MAX_BODY_BYTES
+from api.strict import most_bytes
 
 Json = dict[str, Any]
 
@@ -42,7 +42,7 @@ _ABOUT = (
     "Errors are problems (RFC 9457), those of no operation too: 404 where there is nothing, and 405, with `Allow`, for a "
     "method that a path does not have (the component `MethodNotAllowed`)."
 )
-_BODY = f"Strict JSON in UTF-8, at most {MAX_BODY_BYTES} bytes: no key twice, no NaN, no lone surrogate."
+_BODY = "Strict JSON in UTF-8, at most {most} bytes: no key twice, no NaN, no lone surrogate."
 _OWN_PATHS = {"JobAnswer": "/jobs/{job_id}", "SweepAnswer": "/sweeps/{sweep_id}", "RangeTestAnswer": "/jobs/{job_id}"}
 
 
@@ -74,12 +74,12 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
     document["info"]["description"] = _ABOUT
     guard.document(document, needs_key=needs_key)
     links = {f"#/components/schemas/{name}": _links(document, path) for name, path in _OWN_PATHS.items()}
-    for operation in operations(document):
+    for path, operation in with_paths(document):
         answers = operation["responses"]
         possible: tuple[int, ...] = _ALWAYS_POSSIBLE
         if "requestBody" in operation:
             body = operation["requestBody"]
-            body["description"] = _BODY
+            body["description"] = _BODY.format(most=most_bytes(path))
             for content in body["content"].values():
                 content["schema"] = _without_null(content["schema"])
             possible += _WITH_A_BODY
@@ -105,8 +105,12 @@ def _without_null(schema: Json) -> Json:
 
 
 def operations(document: Json) -> Iterator[Json]:
-    for path in document["paths"].values():
-        yield from path.values()
+    return (operation for _, operation in with_paths(document))
+
+
+def with_paths(document: Json) -> Iterator[tuple[str, Json]]:
+    for path, methods in document["paths"].items():
+        yield from ((path, operation) for operation in methods.values())
 
 
 def _what(answer: Json) -> str:

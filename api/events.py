@@ -16,22 +16,24 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.accept import preferred
 from api.history import EpochMetrics
 from api.problems import documented, headers
-from api.state import JobId, known, state_of
+from api.state import JobId, State, known, state_of
 from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.artifacts import JOB_ID
 from core.jobs.job import Status, from_ms
 from core.jobs.record import to_json
-from core.jobs.store import JobStore, News, RawJob, Seen
+from core.jobs.store import News, RawJob, Seen
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 
 MOST_JOBS = 50
 _PULSE_S = 0.25
+_PULSED = 100  # so many jobs are looked at in that time by all streams; with more it takes longer
 _KEEP_ALIVE_S = 15.0
 _STREAM = "text/event-stream"
 _FORMS = ("application/json", _STREAM)  # of one job's events: the page, unless the stream is wanted more
@@ -114,7 +116,7 @@ class Cursor:
 @router.get(
     "/jobs/{job_id}/events",
     response_model=Log,
-    responses={**_SHOWN, **documented(404, 422, 503)},
+    responses={**_SHOWN, **documented(404, 422, 429, 503)},
     summary="A job's log, or its events as they happen",
 )
 async def of_job(job_id: JobId, request: Request, response: Response, last_event_id: LastEventId = None) -> Any:
@@ -130,7 +132,7 @@ async def of_job(job_id: JobId, request: Request, response: Response, last_event
 
 @router.get(
     "/events",
-    responses={**_SHOWN, **documented(404, 422, 503)},
+    responses={**_SHOWN, **documented(404, 422, 429, 503)},
     response_class=Response,
     summary="The events of several jobs in one stream",
 )
@@ -145,11 +147,11 @@ async def of_jobs(
 
 
 async def _stream(request: Request, jobs: list[str], last_event_id: str | None) -> Response:
-    store, cursor = state_of(request).store, Cursor.parse(last_event_id, len(jobs))
+    state, cursor = state_of(request), Cursor.parse(last_event_id, len(jobs))
     is_over = bool(last_event_id)
     for job_id, seen in zip(jobs, cursor.seen, strict=True):
         try:
-            status, told = await store.told(job_id)
+            status, told = await state.store.told(job_id)
         except NotFound:
             if not last_event_id:
                 raise
@@ -159,11 +161,23 @@ async def _stream(request: Request, jobs: list[str], last_event_id: str | None) 
         is_over = is_over and status.terminal and seen == told
     if is_over:
         return Response(status_code=204)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Vary": "Accept"}
-    return StreamingResponse(_text(request, store, jobs, cursor), media_type=_STREAM, headers=headers)
+    return _Stream(request, state, jobs, cursor)
 
 
-async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Cursor) -> AsyncIterator[str]:
+class _Stream(StreamingResponse):
+    """Held from before its first byte until it ended or its client left."""
+
+    def __init__(self, request: Request, state: State, jobs: list[str], cursor: Cursor) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "Vary": "Accept"}
+        super().__init__(_text(request, state, jobs, cursor), media_type=_STREAM, headers=headers)
+        self._state, self._jobs = state, len(jobs)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._state.holds.held(self._state.caller.owner, jobs=self._jobs):
+            await super().__call__(scope, receive, send)
+
+
+async def _text(request: Request, state: State, jobs: list[str], cursor: Cursor) -> AsyncIterator[str]:
     """The stream's text, until all jobs have ended, the client leaves, or Redis is away (the client then comes back)."""
     said_at = time.monotonic()
     yield "retry: 2000\n\n"
@@ -171,7 +185,7 @@ async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Curs
         ended, has_more = 0, False
         for index, job_id in enumerate(jobs):
             try:
-                news = await store.news(job_id, cursor.seen[index])
+                news = await state.store.news(job_id, cursor.seen[index])
             except NotFound:  # it was deleted meanwhile
                 ended += 1
                 continue
@@ -189,7 +203,7 @@ async def _text(request: Request, store: JobStore, jobs: list[str], cursor: Curs
         if time.monotonic() - said_at > _KEEP_ALIVE_S:
             said_at = time.monotonic()
             yield ": still here\n\n"
-        await asyncio.sleep(0 if has_more else _PULSE_S)
+        await asyncio.sleep(0 if has_more else _PULSE_S * max(1, state.holds.watched / _PULSED))
 
 
 def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, Seen]]:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.problems import answer_to, documented
 from api.state import state_of
 from core.errors import CrossSite, DescentError, ForeignHost, HeadersTooLarge, RateLimited, Unauthorized, Unavailable
-from core.jobs.keys import Key, KeyStore
+from core.jobs.keys import REMEMBERED_S, Key, KeyStore
 from core.settings import Settings, is_loopback
 
 MOST_HEADERS = 100
@@ -82,7 +82,7 @@ class Guard:
         if wait_s:
             raise RateLimited("this key asks too often", retry_after_s=math.ceil(wait_s))
         scope["state"]["caller"] = key.caller
-        return while_valid(keys, key, text, receive, send)
+        return while_valid(scope, keys, key, text, receive, send)
 
 
 def is_open(path: str) -> bool:
@@ -164,9 +164,11 @@ class Pace:
         return 0.0 if is_let else (1 - tokens) / rate
 
 
-def while_valid(keys: KeyStore, key: Key, text: str, receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """An answer that goes on for long, an event stream, ends when its key is revoked."""
-    is_over = False
+def while_valid(
+    scope: Scope, keys: KeyStore, key: Key, text: str, receive: Receive, send: Send, *, late_s: float = REMEMBERED_S
+) -> tuple[Receive, Send]:
+    """An answer that comes late, or goes on for long, is for a key that is still valid; it is a 401, or ends, otherwise."""
+    is_over, admitted = False, time.monotonic()
 
     async def is_revoked() -> bool:
         try:
@@ -176,8 +178,14 @@ def while_valid(keys: KeyStore, key: Key, text: str, receive: Receive, send: Sen
 
     async def send_while(message: Message) -> None:
         nonlocal is_over
-        if not is_over:
-            is_over = bool(message.get("more_body")) and await is_revoked()
+        if is_over:
+            return
+        begins = message["type"] == "http.response.start"
+        asks = time.monotonic() - admitted > late_s if begins else bool(message.get("more_body"))
+        is_over = asks and await is_revoked()
+        if is_over and begins:
+            await answer_to(Request(scope), Unauthorized("the key was revoked meanwhile"))(scope, receive, send)
+        else:
             await send({"type": "http.response.body", "body": b""} if is_over else message)
 
     async def receive_while() -> Message:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -154,7 +155,11 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> Respon
 @router.get(
     "/{job_id}",
     response_model=JobAnswer,
-    responses={200: headers("ETag", sometimes=("Preference-Applied",)), **NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={
+        200: headers("ETag", sometimes=("Preference-Applied",)),
+        **NOT_MODIFIED,
+        **documented(404, 422, 429, 503),
+    },
     summary="One job",
 )
 async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Response:
@@ -173,18 +178,19 @@ async def when_changed(
     request: Request, job_id: str, prefer: str | None, rendered: Callable[[Job], Awaitable[str]]
 ) -> Response:
     """What `rendered` makes of a job, as soon as it is another than the client has, or when the waiting time is over."""
-    store = state_of(request).store
-    wait_s = waiting_time(prefer)
+    state = state_of(request)
+    store, wait_s = state.store, waiting_time(prefer)
     deadline = time.monotonic() + wait_s
     job = await store.get(job_id)
     text = await rendered(job)
     seen = request.headers.get("if-none-match", "")
     seen = etag_of(text) if seen in ("", "*") else seen
-    while is_known(etag_of(text), seen) and time.monotonic() < deadline and not await request.is_disconnected():
-        await asyncio.sleep(_LOOK_AGAIN_S)
-        if job.status is Status.QUEUED or await store.changed_at(job_id) != job.updated_at:
-            job = await store.get(job_id)
-            text = await rendered(job)
+    with state.holds.held(state.caller.owner) if wait_s else nullcontext():
+        while is_known(etag_of(text), seen) and time.monotonic() < deadline and not await request.is_disconnected():
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            if job.status is Status.QUEUED or await store.changed_at(job_id) != job.updated_at:
+                job = await store.get(job_id)
+                text = await rendered(job)
     answer = conditional(request, text)
     if wait_s:
         answer.headers["Preference-Applied"] = f"wait={wait_s}"

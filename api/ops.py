@@ -19,6 +19,8 @@ from core.spec import TRAIN_IMAGES
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
+_GOOD_S, _BAD_S = 1.0, 0.1  # how long it is good that a job could run, or could not
+
 
 class Health(BaseModel):
     status: str
@@ -50,16 +52,21 @@ async def healthz() -> Health:
     summary="Can a job run? Redis, a worker, the disk, the data set",
 )
 async def readyz(request: Request, response: Response) -> Readiness:
+    """Anybody may ask, so it is looked at once a second at most, and tells no numbers where keys are required."""
     state = state_of(request)
+    readiness = await state.readiness.get(lambda: _look(state), lambda it: _GOOD_S if it.ready else _BAD_S)
+    response.status_code = 200 if readiness.ready else 503
+    return readiness
+
+
+async def _look(state: State) -> Readiness:
     checks = {
         "redis": await _check(state, _redis),
         "worker": await _check(state, _worker),
         "disk": await _check(state, _disk),
         "dataset": await _check(state, _dataset),
     }
-    ready = all(check.ok for check in checks.values())
-    response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks)
+    return Readiness(ready=all(check.ok for check in checks.values()), checks=checks)
 
 
 @router.get("/version", summary="Which version this is")
@@ -93,20 +100,23 @@ async def _check(state: State, check: Callable[[State], Awaitable[str]]) -> Chec
     began = time.perf_counter()
     try:
         ok, detail = True, await check(state)
-    except (DescentError, OSError) as error:
+    except DescentError as error:
         ok, detail = False, str(error)
+    except OSError as error:
+        ok, detail = False, error.strerror or type(error).__name__  # its text names the server's paths
     return Check(ok=ok, ms=round((time.perf_counter() - began) * 1000, 2), detail=detail)
 
 
 async def _redis(state: State) -> str:
-    return f"{await state.store.count_queued()} jobs queued"
+    queued = await state.store.count_queued()
+    return "answers" if state.settings.keys_required else f"{queued} jobs queued"
 
 
 async def _worker(state: State) -> str:
     alive = await state.store.workers()
     if not alive:
         raise Unavailable("no worker is alive")
-    return f"{alive} alive"
+    return "alive" if state.settings.keys_required else f"{alive} alive"
 
 
 async def _disk(state: State) -> str:

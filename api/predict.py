@@ -12,7 +12,7 @@ from api.problems import documented
 from api.state import read_model, state_of
 from api.strict import StrictRoute
 from core.catalogue import DATASETS, DatasetFacts
-from core.errors import FieldProblem, InvalidRequest
+from core.errors import FieldProblem, InvalidRequest, Unavailable
 from core.jobs import artifacts
 from core.jobs.store import StoredModel
 from core.settings import Settings
@@ -24,6 +24,7 @@ router = APIRouter(tags=["predict"], route_class=StrictRoute)
 
 MAX_IMAGES = 256
 MAX_PICTURE_CHARACTERS = 2_666_668  # base64 of the 2 MB that a picture may have
+MOST_WAITING = 64  # for a core, of which each prediction takes one
 _MODELS_KEPT = 8
 
 
@@ -51,7 +52,10 @@ _EITHER: dict[str, Any] = {
 
 
 class PredictRequest(BaseModel):
-    """One `image` or up to 256 `images`: 28x28 lists, flat lists of 784, or base64 PNG or JPEG pictures."""
+    """One `image` or up to 256 `images`: 28x28 lists, flat lists of 784, or base64 PNG or JPEG pictures.
+
+    A picture has at most 16 megapixels, all of a request together 32.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -108,7 +112,11 @@ async def predict(body: PredictRequest, request: Request) -> PredictAnswer:
     """What one or more images show, from the weights of a job that has succeeded, in the classes of its data set."""
     began = time.perf_counter()
     state = state_of(request)
-    stored, predictions = await read_model(state, body.model, lambda it: _predictions(body, it, state.settings))
+    if state.predicting.statistics().tasks_waiting >= MOST_WAITING:
+        raise Unavailable("too many predictions wait", retry_after_s=1)
+    stored, predictions = await read_model(
+        state, body.model, lambda it: _predictions(body, it, state.settings), limiter=state.predicting
+    )
     used = UsedModel(
         job_id=stored.job_id,
         dataset=stored.dataset,
@@ -125,8 +133,10 @@ def _predictions(body: PredictRequest, stored: StoredModel, settings: Settings) 
 
     from core.training import predictor
 
-    fit = predictor.FITS[stored.dataset]
-    images = np.stack([predictor.prepare(i, pointer=p, brightest=body.range, fit=fit) for p, i in _images(body)])
+    fit, budget = predictor.FITS[stored.dataset], predictor.Budget()
+    images = np.stack(
+        [predictor.prepare(i, pointer=p, brightest=body.range, fit=fit, budget=budget) for p, i in _images(body)]
+    )
     probabilities = _predictor(settings, stored).probabilities(images)
     facts = DATASETS[stored.dataset]
     return [_prediction(row.tolist(), body.top_k, facts) for row in probabilities]

@@ -124,7 +124,11 @@ async def create(
 @router.get(
     "/{job_id}",
     response_model=RangeTestAnswer,
-    responses={200: headers("ETag", sometimes=("Preference-Applied",)), **NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={
+        200: headers("ETag", sometimes=("Preference-Applied",)),
+        **NOT_MODIFIED,
+        **documented(404, 422, 429, 503),
+    },
     summary="A range test: its curve, and the rate it suggests",
 )
 async def get(job_id: JobId, request: Request, prefer: Prefer = None) -> Response:

@@ -1,13 +1,16 @@
 """What the routes share: built once when the API starts."""
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar, cast
 
+from anyio import CapacityLimiter, to_thread
 from celery import Celery
 from fastapi import Path, Request
-from fastapi.concurrency import run_in_threadpool
 
+from api.holds import Holds
 from api.metrics import Metrics
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
@@ -19,12 +22,30 @@ from core.jobs.store import Doorbell, JobStore, StoredModel
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings
 
+if TYPE_CHECKING:
+    from api.ops import Readiness
+
 T = TypeVar("T")
 
 # The document states the pattern; what does not match it names no job, and is a 404 like any other such id.
 JobId = Annotated[
     str, Path(description="The job's id, `job_...`.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})
 ]
+
+
+class Recent(Generic[T]):
+    """Something that is made anew when it is old, once for all who ask meanwhile."""
+
+    def __init__(self) -> None:
+        self._making, self._good_until = asyncio.Lock(), 0.0
+        self._made: list[T] = []
+
+    async def get(self, make: Callable[[], Awaitable[T]], good_s: Callable[[T], float]) -> T:
+        async with self._making:
+            if not self._made or time.monotonic() >= self._good_until:
+                self._made = [await make()]
+                self._good_until = time.monotonic() + good_s(self._made[0])
+            return self._made[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +61,9 @@ class State:
     celery: Celery
     metrics: Metrics
     doorbell: Doorbell
+    holds: Holds
+    predicting: CapacityLimiter
+    readiness: "Recent[Readiness]"
     caller: Caller = ANYBODY
 
 
@@ -50,19 +74,21 @@ def known(job_id: str) -> str:
     return job_id
 
 
-async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:
+async def read_model(
+    state: "State", name: str, read: Callable[[StoredModel], T], *, limiter: CapacityLimiter | None = None
+) -> tuple[StoredModel, T]:
     """Read the weights that a job id or a name names, in a thread: which they are, and what `read` made of them.
 
     A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt.
     """
     stored = await state.store.model(name)
     try:
-        return stored, await run_in_threadpool(read, stored)
+        return stored, await to_thread.run_sync(read, stored, limiter=limiter)
     except ArtifactCorrupt:
         now = await state.store.model(name)
         if now == stored:
             raise
-        return now, await run_in_threadpool(read, now)
+        return now, await to_thread.run_sync(read, now, limiter=limiter)
 
 
 def state_of(request: Request) -> State:

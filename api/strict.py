@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, cast, get_type_hints
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
@@ -20,8 +21,19 @@ from core.errors import FieldProblem, InvalidRequest, MalformedJson
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
+USUAL_BODY_BYTES = 256 << 10
+_WITH_IMAGES = {"/predict"}
+_AT_ONCE_BYTES = 64 << 10  # what is longer is parsed in a thread, one at a time: others are answered meanwhile
 _MOST_READ = 8 * MAX_BODY_BYTES  # of a body too long: who is cut off while it sends may not see the answer
 SILENCE_S = 10  # how long a request may stop in its middle
+
+
+_parsing = CapacityLimiter(1)
+
+
+def most_bytes(path: str) -> int:
+    """How long a body may be, by the route's path."""
+    return MAX_BODY_BYTES if path in _WITH_IMAGES else USUAL_BODY_BYTES
 
 
 class StrictRequest(Request):
@@ -33,11 +45,12 @@ class StrictRequest(Request):
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             content, size, pieces = bytearray(), 0, self.stream()
+            most = most_bytes(self.scope["route"].path)
             while size <= _MOST_READ and (piece := await self._next(pieces)) is not None:
                 size += len(piece)
-                content += piece if size <= MAX_BODY_BYTES else b""
-            if size > MAX_BODY_BYTES:
-                raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+                content += piece if size <= most else b""
+            if size > most:
+                raise HTTPException(413, f"a body has at most {most} bytes here")
             self._body = bytes(content)
         return self._body
 
@@ -50,7 +63,9 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = parse_json(await self.body())
+            body = await self.body()
+            is_short = len(body) <= _AT_ONCE_BYTES
+            self._json = parse_json(body) if is_short else await to_thread.run_sync(parse_json, body, limiter=_parsing)
         return self._json
 
 

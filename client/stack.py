@@ -74,6 +74,8 @@ class Stack:
         # An empty variable is an unset one: what the user's shell says must not come back where we say nothing.
         env = {f"DESCENT_{field.upper()}": "" if value is None else str(value) for field, value in values.items()}
         command = [sys.executable, "-P", "-m", f"{kind}.app"]  # -P: never a module of the working folder
+        if kind == "api":
+            command.append("--keys-checked")  # by us, when we began
         return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=env)
 
     def _await_ready(self) -> None:

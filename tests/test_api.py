@@ -56,7 +56,7 @@ def is_problem(answer: httpx2.Response, status: int, code: str | None = None) ->
         ({**GOOD, "learning_rate": [0.1]}, "/learning_rate"),
         ({**GOOD, "optimizer": "adma"}, "/optimizer"),
         ({**GOOD, "optimizer": "adam\n"}, "/optimizer"),
-        ({**GOOD, "optimizer": "x" * 1_000_000}, "/optimizer"),
+        ({**GOOD, "optimizer": "x" * 200_000}, "/optimizer"),
         ({**GOOD, "optimizer": "a\x00b"}, "/optimizer"),
         ({**GOOD, "optimizer": {"name": "adam", "momentum": 0.9}}, "/optimizer/momentum"),
         ({**GOOD, "optimizer": {"name": "momentum", "momentum": 1.0}}, "/optimizer/momentum"),

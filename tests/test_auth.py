@@ -5,11 +5,13 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ from typer.testing import CliRunner
 
 from api import guard
 from api.app import create_app
+from api.holds import MOST_HELD_OF_ONE
+from api.state import Recent
 from client import cli
 from client.client import ApiError, Client
 from client.stack import free_port
@@ -37,7 +41,7 @@ from core.settings import Settings, is_loopback, read_settings
 from core.spec import JobSpec
 from core.sweep import SweepSpec
 from core.training import runtime
-from tests.conftest import ROOT, eventually
+from tests.conftest import ROOT, eventually, is_alive, processes, serving
 from tests.test_api import GOOD, is_problem
 from tests.test_cli import descent
 
@@ -717,7 +721,7 @@ def test_a_stream_ends_when_its_key_is_revoked(db: str) -> None:
         async def receive() -> Message:
             return {"type": "http.request"}
 
-        receive_on, send_on = guard.while_valid(keys, key, text, receive, send)
+        receive_on, send_on = guard.while_valid({}, keys, key, text, receive, send)
         await send_on({"type": "http.response.body", "body": b"one", "more_body": True})
         assert (await receive_on())["type"] == "http.request"
         await keys.revoke(key.id)
@@ -727,6 +731,33 @@ def test_a_stream_ends_when_its_key_is_revoked(db: str) -> None:
         return sent
 
     assert [message["body"] for message in on_redis(db, use)] == [b"one", b""]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_answer_that_comes_late_is_not_for_a_key_that_was_revoked(db: str, late: bool) -> None:
+    async def use(keys: KeyStore, _: WorkStore) -> list[Message]:
+        key, text = await keys.create("pam")
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/jobs/x", "headers": [], "state": {}}
+        late_s = -1.0 if late else 60.0
+        send_on = guard.while_valid(scope, keys, key, text, receive, send, late_s=late_s)[1]
+        await keys.revoke(key.id)
+        await send_on({"type": "http.response.start", "status": 200, "headers": []})
+        await send_on({"type": "http.response.body", "body": b"secret"})
+        return sent
+
+    start, body = on_redis(db, use)
+    assert start["status"] == (401 if late else 200)
+    assert (body["body"] == b"secret") is not late
+    if late:
+        assert json.loads(body["body"])["code"] == "unauthorized"
 
 
 def test_a_key_is_looked_up_once_in_some_seconds(db: str) -> None:
@@ -758,6 +789,53 @@ def test_it_does_not_start_on_other_addresses_without_a_key(tmp_path: Path, redi
     assert refused.returncode == 1
     assert "descent keys create" in refused.stderr
     assert "Ready" not in refused.stdout
+
+
+def test_who_revokes_the_last_key_locks_all_out_and_stops_nothing(
+    tmp_path: Path, cache: Path, redis_settings: Settings
+) -> None:
+    db = f"{redis_settings.store_url}?db=5"
+    key, text = on_redis(db, lambda keys, _: keys.create("uma"))
+    headers = {"Authorization": f"Bearer {text}"}
+    with serving(tmp_path, cache, redis_url=db, require_keys="1") as running:
+        assert httpx2.get(f"{running.url}/jobs", headers=headers).status_code == 200
+        on_redis(db, lambda keys, _: keys.revoke(key.id))
+        everyone = processes()
+        (api,) = (pid for pid in running.pids if "api.app" in everyone[pid][1])
+        os.kill(api, signal.SIGKILL)
+        eventually(lambda: not is_alive(api), what="its death")
+        await_answer(running.url)
+        is_problem(httpx2.get(f"{running.url}/jobs", headers=headers), 401, "unauthorized")
+        assert "there are no keys" in (tmp_path / "logs" / "api.log").read_text()
+        _, text = on_redis(db, lambda keys, _: keys.create("uma"))
+        assert httpx2.get(f"{running.url}/jobs", headers={"Authorization": f"Bearer {text}"}).status_code == 200
+
+
+def test_strangers_are_told_whether_it_is_ready_and_no_more(url: str, tmp_path: Path) -> None:
+    checks = httpx2.get(f"{url}/readyz").json()["checks"]
+    assert (checks["redis"]["ok"], checks["redis"]["detail"]) == (True, "answers")
+    (tmp_path / "file").touch()
+    nowhere = Settings(home=tmp_path / "file" / "home", redis_url=f"unix://{tmp_path}/nowhere.sock")
+    with TestClient(create_app(nowhere), base_url="http://localhost") as http:
+        answer = http.get("/readyz")
+        assert answer.json()["checks"]["disk"] | {"ms": 0} == {"ok": False, "ms": 0, "detail": "Not a directory"}
+        assert str(tmp_path) not in answer.text
+
+
+def test_what_many_ask_for_at_once_is_made_once_and_again_when_it_is_old() -> None:
+    async def use() -> tuple[set[int], int]:
+        made, recent = count(), Recent[int]()
+
+        async def make() -> int:
+            await asyncio.sleep(0)
+            return next(made)
+
+        together = set(await asyncio.gather(*(recent.get(make, lambda _: 60) for _ in range(20))))
+        other = Recent[int]()
+        await other.get(make, lambda _: 0)
+        return together, await other.get(make, lambda _: 0)
+
+    assert asyncio.run(use()) == ({0}, 2)
 
 
 def test_it_needs_no_key_when_told_so(redis_settings: Settings) -> None:
@@ -807,3 +885,78 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
 def test_a_name_that_looks_like_localhost_is_not_it() -> None:
     assert is_loopback("LocalHost")
     assert not is_loopback("localhost.evil.example")
+
+
+# --- what strangers cannot take ----------------------------------------------------------------------------------------
+
+
+def test_who_finds_all_connections_taken_waits_for_one(db: str) -> None:
+    async def use() -> None:
+        async with connect(db) as database:
+            assert all(await asyncio.gather(*(database.redis.ping() for _ in range(1500))))
+            hasty = [asyncio.create_task(database.redis.ping()) for _ in range(600)]
+            for task in hasty[::2]:
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.gather(*hasty, return_exceptions=True)
+            pool = database.redis.connection_pool
+            assert len(pool._in_use_connections) == 0  # none was lost with who had it
+            assert len(pool._available_connections) <= 100
+
+    asyncio.run(use())
+
+
+def test_a_key_that_does_not_exist_is_looked_up_once_in_some_seconds(db: str) -> None:
+    async def use(keys: KeyStore, _: WorkStore) -> None:
+        async with connect(db) as database:
+            remembering = KeyStore(database, remembered_s=60)
+            nobody = f"dsc_{'ab' * 6}_{'0' * 64}"
+            assert await remembering.find(nobody) is None
+            before = (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"]
+            for _again in range(20):
+                assert await remembering.find(nobody) is None
+            assert (await database.redis.info("commandstats"))["cmdstat_hget"]["calls"] - before < 20
+            key, text = await keys.create("rob")
+            assert await remembering.find(text) == key  # one that was just made works at once
+
+    on_redis(db, use)
+
+
+def test_anothers_record_is_asked_for_each_time_like_one_that_does_not_exist(db: str, others_job: str) -> None:
+    async def use(_: KeyStore, store: WorkStore) -> None:
+        async def reads(record_id: str, caller: Caller) -> int:
+            seen = store.of(caller)
+            before = (await store.database.redis.info("commandstats"))["cmdstat_hmget"]["calls"]
+            for _again in range(3):
+                try:
+                    await seen._see(record_id)
+                except NotFound:
+                    continue
+            return int((await store.database.redis.info("commandstats"))["cmdstat_hmget"]["calls"]) - before
+
+        await store.of(Caller(owner="ann", sees_all=False))._see(others_job)
+        assert await reads(others_job, Caller(owner="ann", sees_all=False)) == 0
+        stranger = Caller(owner="stranger", sees_all=False)
+        assert await reads(others_job, stranger) == await reads(MISSING, stranger) == 3
+
+    on_redis(db, use)
+
+
+def test_one_owners_streams_take_nobody_elses_room(url: str, db: str, key_of: Callable[..., str]) -> None:
+    def first_line(owner: str, key: str, streams: ExitStack) -> bytes:
+        asks = f"GET /events?jobs={jobs[owner]} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+        host, port = url.removeprefix("http://").split(":")
+        stream = streams.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        stream.sendall(asks.encode())
+        return stream.recv(65536).partition(b"\r\n")[0]
+
+    async def submit(_: KeyStore, store: WorkStore) -> dict[str, str]:
+        return {owner: (await store.of(Caller(owner=owner)).submit(SPEC)).id for owner in ("sam", "tess")}
+
+    jobs = on_redis(db, submit)
+    own = {owner: key_of(owner) for owner in jobs}
+    with ExitStack() as streams:
+        opened = [first_line("sam", own["sam"], streams) for _ in range(MOST_HELD_OF_ONE)]
+        assert all(b"200 OK" in line for line in opened)
+        assert b" 429 " in first_line("sam", key_of("sam"), streams)  # another key of the same owner
+        assert b"200 OK" in first_line("tess", own["tess"], streams)

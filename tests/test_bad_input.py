@@ -10,18 +10,24 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from api import predict
+from api.app import create_app
 from api.guard import MOST_HEADERS
+from api.predict import MOST_WAITING
 from api.protocol import MAX_HEAD_BYTES
-from api.strict import MAX_BODY_BYTES, SILENCE_S
+from api.strict import MAX_BODY_BYTES, SILENCE_S, USUAL_BODY_BYTES
 from core.jobs.job import Status
+from tests.conftest import eventually
 from tests.staged import Api
 from tests.test_api import is_problem
 
@@ -172,10 +178,10 @@ SHAPES: dict[str, tuple[bytes, Expected]] = {
     "a key twice": (b'{"optimizer": "adam", "learning_rate": 0.1, "learning_rate": 0.2}', MALFORMED),
     "a key twice, below": (b'{"optimizer": {"name": "adam", "name": "sgd"}, "learning_rate": 0.1}', MALFORMED),
     "100k [": (b"[" * 100_000, MALFORMED),
-    "100k {": (b'{"a":' * 100_000, MALFORMED),
+    "40k {": (b'{"a":' * 40_000, MALFORMED),
     "100k [ as an optimizer": (b'{"learning_rate": 0.1, "optimizer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", MALFORMED),
     "500 deep": (b'{"learning_rate": 0.1, "optimizer": ' + b"[" * 500 + b"]" * 500 + b"}", INVALID),
-    "100k keys": (json.dumps({**GOOD, **{f"k{n}": n for n in range(100_000)}}).encode(), INVALID),
+    "10k keys": (json.dumps({**GOOD, **{f"k{n}": n for n in range(10_000)}}).encode(), INVALID),
     "bytes that are no UTF-8": (b'{"optimizer": "\xff\xfe", "learning_rate": 0.1}', MALFORMED),
     "an overlong UTF-8": (b'{"optimizer": "\xc0\x80", "learning_rate": 0.1}', MALFORMED),
     "a surrogate in UTF-8": (b'{"optimizer": "\xed\xa0\x80", "learning_rate": 0.1}', MALFORMED),
@@ -201,6 +207,15 @@ def test_a_body_of_the_wrong_shape_is_refused(http: httpx2.Client, path: str, na
     post(http, *SHAPES[name], path)
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/sweeps", f"/jobs/{NOBODY}/resume"])
+def test_only_a_body_with_images_may_be_long(http: httpx2.Client, path: str) -> None:
+    text = json.dumps({"learning_rate": 0.1, "name": "x"}).encode()
+    longest = text + b" " * (USUAL_BODY_BYTES - len(text))  # parsed in a thread
+    assert http.post(path, content=longest, headers=JSON).status_code in (404, 422)
+    assert http.post("/predict", content=longest + b" ", headers=JSON).status_code == 422
+    refused(http.post(path, content=longest + b" ", headers=JSON), (413, "too-large"))
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -215,7 +230,7 @@ def test_a_body_of_the_wrong_shape_is_refused(http: httpx2.Client, path: str, na
     ids=lambda headers: str(headers)[-50:],
 )  # fmt: skip
 def test_another_form_of_body_is_refused_unread(http: httpx2.Client, headers: dict[str, str]) -> None:
-    bomb = gzip.compress(bytes(100 << 20), 1)  # 100 MB of zeros
+    bomb = gzip.compress(bytes(40 << 20), 1)  # 40 MB of zeros, as 180 KB
     for path in ("/jobs", "/sweeps", "/predict", f"/jobs/{NOBODY}/resume"):
         refused(http.post(path, content=bomb, headers=headers), (415, "unsupported-media-type"))
 
@@ -532,3 +547,37 @@ def test_a_request_that_stops_in_its_middle_is_given_up(silent: dict[str, socket
         while piece := connection.recv(4096):
             answer += piece
     refused(raw_answer(answer), (408, "request-timeout"))
+
+
+# --- predictions that cost much ------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_too_much_together_are_refused_at_the_first_one_too_many(
+    http: httpx2.Client, api: Api
+) -> None:
+    large = Image.new("L", (4000, 4000), 255)
+    large.paste(0, (1000, 1000, 3000, 3000))
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG")
+    body = {"model": api.jobs[Status.SUCCEEDED], "images": [base64.b64encode(buffer.getvalue()).decode()] * 100}
+    (problem,) = is_problem(http.post("/predict", json=body), 422, "validation-error")["errors"]
+    assert problem["pointer"] == "/images/2"
+
+
+def test_predictions_wait_for_a_core_and_too_many_are_refused(api: Api) -> None:
+    """A second API over the same database, in this process: its predictions stop where the model is loaded."""
+    body = {"model": api.jobs[Status.SUCCEEDED], "image": BLANK}
+    app = create_app(api.settings)
+    with TestClient(app, base_url="http://localhost") as here, ThreadPoolExecutor(MOST_WAITING + 100) as pool:
+        limiter = app.state.shared.predicting
+        with predict._loading:
+            waiting = [
+                pool.submit(here.post, "/predict", json=body) for _ in range(MOST_WAITING + int(limiter.total_tokens))
+            ]
+            eventually(lambda: limiter.statistics().tasks_waiting == MOST_WAITING, what="the queue")
+            refused = here.post("/predict", json=body)
+            is_problem(refused, 503, "unavailable")
+            assert refused.headers["retry-after"] == "1"
+            assert here.get("/readyz").status_code == 200  # its threads are others
+            assert here.get(f"/jobs/{body['model']}/model").status_code == 200
+        assert {each.result().status_code for each in waiting} == {200}

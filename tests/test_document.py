@@ -8,8 +8,8 @@ import httpx2
 import openapi_spec_validator
 import pytest
 
-from api.document import operations
-from api.strict import MAX_BODY_BYTES
+from api.document import operations, with_paths
+from api.strict import MAX_BODY_BYTES, USUAL_BODY_BYTES
 from tests.staged import Api
 
 Json = dict[str, Any]
@@ -90,10 +90,11 @@ def test_a_missing_bound_is_found(schema: Json) -> None:
 
 
 def test_the_limits_of_bodies_are_named(document: Json) -> None:
-    bodies = [operation["requestBody"] for operation in operations(document) if "requestBody" in operation]
-    assert bodies
-    for body in bodies:
-        assert f"at most {MAX_BODY_BYTES} bytes" in body["description"]
+    bodies = {path: operation["requestBody"] for path, operation in with_paths(document) if "requestBody" in operation}
+    assert {"/jobs", "/predict"} <= set(bodies)
+    for path, body in bodies.items():
+        most = MAX_BODY_BYTES if path == "/predict" else USUAL_BODY_BYTES
+        assert f"at most {most} bytes" in body["description"]
     paths = [schema for name, schema in inputs(document) if name.endswith("path job_id")]
     assert {schema["pattern"] for schema in paths} == {"^job_[0-9a-f]{32}$"}
 

@@ -3,14 +3,16 @@
 import asyncio
 import json
 import random
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx2
 import pytest
 
+from api.holds import MOST_HELD
 from core.jobs.job import Status
 from core.jobs.work import WorkStore
 from tests.conftest import Server, eventually
@@ -255,3 +257,30 @@ def test_a_stream_that_is_cut_twenty_times_loses_nothing(api: Api) -> None:
     assert told(found, "epoch", "metrics") == epochs
     assert told(found, "status", "status") == ["queued", "running", "succeeded"]
     assert [event["event"] for event in found].count("end") == 1
+
+
+def test_so_many_streams_may_be_open_and_no_more_until_one_is_left(api: Api) -> None:
+    job_id = api.jobs[Status.QUEUED]
+    asks = f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+    with httpx2.Client(base_url=api.url, timeout=20) as http, ExitStack() as streams:
+        for _ in range(MOST_HELD):
+            stream = streams.enter_context(socket.create_connection(api.address, timeout=20))
+            stream.sendall(asks)
+            assert b"200 OK" in stream.recv(65536)
+        for path, headers in ((f"/jobs/{job_id}/events", STREAM), (f"/jobs/{job_id}", {"Prefer": "wait=30"})):
+            refused = http.get(path, headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+            assert int(refused.headers["retry-after"]) > 0
+        assert http.get(f"/jobs/{job_id}").status_code == 200
+        stream.close()
+        answer = eventually(lambda: _held(http, job_id), what="the room of the one that was left")
+        assert answer.startswith("retry:")
+    with httpx2.Client(base_url=api.url, timeout=20) as http:
+        eventually(lambda: "descent_http_requests_in_progress 1.0" in http.get("/metrics").text, what="the end of all")
+        assert http.get(f"/jobs/{job_id}", headers={"Prefer": "wait=1"}).status_code == 200
+
+
+def _held(http: httpx2.Client, job_id: str) -> str:
+    """The first line of a stream; empty when there is no room for it."""
+    with http.stream("GET", f"/jobs/{job_id}/events", headers=STREAM) as answer:
+        return next(answer.iter_lines()) if answer.status_code == 200 else ""

@@ -9,7 +9,7 @@ import safetensors.numpy
 from PIL import Image
 
 from core.errors import ArtifactCorrupt, InvalidRequest
-from core.training.predictor import FITS, Floats, Predictor, prepare
+from core.training.predictor import FITS, Budget, Floats, Predictor, prepare
 
 
 def random_weights(seed: int = 0) -> dict[str, Floats]:
@@ -133,3 +133,14 @@ def test_two_dots_far_apart_are_no_digit() -> None:
     dots[0, 0] = dots[999, 999] = 0
     with pytest.raises(InvalidRequest, match="empty"):
         prepare(picture(dots), pointer="/image")
+
+
+def test_the_pictures_of_a_request_have_a_budget_together() -> None:
+    ink = np.zeros((28, 28))
+    ink[10:18, 10:18] = 255
+    small, budget = picture(ink), Budget(2 * 28 * 28)
+    for pointer in ("/images/0", "/images/1"):
+        prepare(small, pointer=pointer, budget=budget)
+    prepare([0.5] * 784, pointer="/images/2", budget=budget)  # a list is none
+    with pytest.raises(InvalidRequest, match="/images/3: the pictures of a request"):
+        prepare(small, pointer="/images/3", budget=budget)

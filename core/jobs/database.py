@@ -1,11 +1,12 @@
 """Redis: the one home of its client. The stores that stand on it know the keys."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as Disconnected
@@ -28,18 +29,27 @@ class Database:
         return self.redis.register_script(source)  # type: ignore[no-any-return]
 
 
+class _Pool(BlockingConnectionPool):
+    """Who finds all connections taken waits for one. One comes back also when who had it is cancelled meanwhile."""
+
+    async def release(self, connection: Any) -> None:
+        await asyncio.shield(super().release(connection))
+
+
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Database]:
     """The server at `url`, for the calling event loop. Connects on first use, and every wait has a limit."""
-    redis = Redis.from_url(
+    pool = _Pool.from_url(
         url,
-        max_connections=500,  # requests in flight; redis-py's own 100 would refuse the 101st of many pollers
+        max_connections=100,
+        timeout=5,
         decode_responses=True,
         socket_timeout=2,
         socket_connect_timeout=2,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2, (Disconnected,)),  # silence was waited for already
         health_check_interval=30,
     )
+    redis = Redis.from_pool(pool)
     try:
         yield Database(redis)
     finally:

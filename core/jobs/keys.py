@@ -23,6 +23,7 @@ from core.jobs.owners import Caller
 OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 REMEMBERED_S = 5.0  # a process looks a key up so often at most; a revoked one works so long at most
 _USED_EVERY_S = 60
+_MOST_REMEMBERED = 10_000
 _KEY = re.compile(r"dsc_([0-9a-f]{12})_[0-9a-f]{64}")
 _KEYS, _USED = "descent:keys", "descent:keys:used"
 
@@ -64,7 +65,7 @@ class KeyStore:
     def __init__(self, database: Database, *, remembered_s: float = REMEMBERED_S) -> None:
         """`remembered_s`: how long what Redis said about a key is good."""
         self._redis, self._remembered_s = database.redis, remembered_s
-        self._remembered: dict[str, tuple[_Stored, float]] = {}
+        self._remembered: dict[str, tuple[_Stored | None, float]] = {}  # None: there is no such key
         self._used_at: dict[str, float] = {}
 
     @reaching_redis
@@ -122,10 +123,9 @@ class KeyStore:
     @reaching_redis
     async def _look_up(self, key_id: str) -> _Stored | None:
         text = await self._redis.hget(_KEYS, key_id)
-        if text is None:
-            self._remembered.pop(key_id, None)
-            return None
-        stored = _Stored(**json.loads(text))
+        stored = None if text is None else _Stored(**json.loads(text))
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
         self._remembered[key_id] = (stored, time.monotonic() + self._remembered_s)
         return stored
 
