@@ -129,7 +129,7 @@ def test_a_number_out_of_range_is_refused(http: httpx2.Client, field: str, value
 WORDS = (
     MARK, "", " adam", "adam ", "adam\n", "adam\x00", "a\x00b", "paddle.optimizer.Adam", "__class__", "__import__('os')",
     "{0.__class__}", "${jndi:ldap://x}", "../../etc/passwd", "file:///etc/passwd", "http://127.0.0.1/mnist", "аdam",
-    MARK * 125_000,
+    MARK * 25_000,  # 200 kB; longer bodies are refused for that (413), see below
 )  # fmt: skip
 
 
@@ -198,6 +198,7 @@ SHAPES: dict[str, tuple[bytes, Expected]] = {
     "gzip, not said": (gzip.compress(GOOD_TEXT.encode()), MALFORMED),
     "a pickle": (pickle.dumps(GOOD), MALFORMED),
     "9 MiB": (b" " * (MAX_BODY_BYTES + 1), (413, "too-large")),
+    "a word of 1 MB": (json.dumps({"optimizer": MARK * 125_000, "learning_rate": 0.1}).encode(), (413, "too-large")),
 }  # fmt: skip
 
 
