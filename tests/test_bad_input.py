@@ -198,7 +198,6 @@ SHAPES: dict[str, tuple[bytes, Expected]] = {
     "gzip, not said": (gzip.compress(GOOD_TEXT.encode()), MALFORMED),
     "a pickle": (pickle.dumps(GOOD), MALFORMED),
     "9 MiB": (b" " * (MAX_BODY_BYTES + 1), (413, "too-large")),
-    "a word of 1 MB": (json.dumps({"optimizer": MARK * 125_000, "learning_rate": 0.1}).encode(), (413, "too-large")),
 }  # fmt: skip
 
 
@@ -214,7 +213,8 @@ def test_only_a_body_with_images_may_be_long(http: httpx2.Client, path: str) -> 
     longest = text + b" " * (USUAL_BODY_BYTES - len(text))  # parsed in a thread
     assert http.post(path, content=longest, headers=JSON).status_code in (404, 422)
     assert http.post("/predict", content=longest + b" ", headers=JSON).status_code == 422
-    refused(http.post(path, content=longest + b" ", headers=JSON), (413, "too-large"))
+    for longer in (longest + b" ", json.dumps({"optimizer": MARK * 125_000}).encode()):
+        refused(http.post(path, content=longer, headers=JSON), (413, "too-large"))
 
 
 @pytest.mark.parametrize(
