@@ -894,14 +894,26 @@ def test_who_finds_all_connections_taken_waits_for_one(db: str) -> None:
     async def use() -> None:
         async with connect(db) as database:
             assert all(await asyncio.gather(*(database.redis.ping() for _ in range(1500))))
-            hasty = [asyncio.create_task(database.redis.ping()) for _ in range(600)]
-            for task in hasty[::2]:
-                await asyncio.sleep(0)
-                task.cancel()
-            await asyncio.gather(*hasty, return_exceptions=True)
+
+    asyncio.run(use())
+
+
+def test_a_connection_is_not_lost_with_who_was_cancelled_while_giving_it_back(db: str) -> None:
+    async def use() -> None:
+        async with connect(db) as database:
             pool = database.redis.connection_pool
-            assert len(pool._in_use_connections) == 0  # none was lost with who had it
-            assert len(pool._available_connections) <= 100
+            connection = await pool.get_connection()
+            async with pool._condition:  # as while others wait for one
+                giving = asyncio.create_task(pool.release(connection))
+                for cancelled in (False, True, False, True):  # a cancelled scope cancels again
+                    await asyncio.sleep(0)
+                    if cancelled:
+                        giving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await giving
+            async with asyncio.timeout(5):
+                while pool._in_use_connections:
+                    await asyncio.sleep(0)
 
     asyncio.run(use())
 

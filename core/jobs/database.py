@@ -33,7 +33,12 @@ class _Pool(BlockingConnectionPool):
     """Who finds all connections taken waits for one. One comes back also when who had it is cancelled meanwhile."""
 
     async def release(self, connection: Any) -> None:
-        await asyncio.shield(super().release(connection))
+        try:
+            await super().release(connection)
+        except asyncio.CancelledError:
+            if connection in self._in_use_connections:  # the cancelling came while it waited for the pool's lock
+                await asyncio.shield(super().release(connection))
+            raise
 
 
 @asynccontextmanager
