@@ -1,6 +1,7 @@
 """The application: routes, error rendering, request ids and times. `descent api` serves it."""
 
 import asyncio
+import gc
 import logging
 import sys
 import time
@@ -165,6 +166,8 @@ def main(*, keys_checked: bool = False) -> None:
     app = create_app(settings)
     if settings.keys_required:
         _look_for_keys(settings, must_exist=not keys_checked)
+    gc.collect()
+    gc.freeze()  # what there is by now stays; each full collection would look through all of it, for 50 ms
     uvicorn.run(
         app,
         host=settings.host,
