@@ -13,7 +13,7 @@
     ├── HeadersTooLarge       431  too many headers, or too long ones
     ├── RateLimited           429  a key asks too often
     ├── JobDeleted            410  what an Idempotency-Key made was deleted since
-    ├── QueueFull             429  as many jobs wait as may
+    ├── QueueFull             429  as many jobs wait, or has an owner, as may be
     ├── JobInUse              409  an alias names the job's model
     ├── AliasReserved         409  the server keeps that alias itself
     ├── Unavailable           503  Redis cannot be reached or does not take writes
@@ -139,7 +139,7 @@ class JobDeleted(DescentError):
 class QueueFull(DescentError):
     code = "queue-full"
     status = 429
-    title = "Too many jobs are waiting"
+    title = "There are too many jobs"
     retry_after_s = 30
 
 

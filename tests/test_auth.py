@@ -395,7 +395,7 @@ def test_no_method_of_the_store_shows_anothers_job(db: str, others_job: str, nam
         stranger = store.of(Caller(owner="stranger", sees_all=False))
         with pytest.raises(NotFound):
             await getattr(stranger, name)(others_job, **more.get(name, {}))
-        assert await stranger.summaries([others_job]) == []
+        assert await stranger.outlines([others_job]) == []
         assert (await store.get(others_job)).status == "succeeded"
 
     on_redis(db, use)

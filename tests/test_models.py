@@ -291,10 +291,10 @@ def test_a_sweep_with_a_named_model_is_not_deleted(with_store: WithStore[Any]) -
         await models.name("winner", sweep.job_ids[1])
         with pytest.raises(JobInUse):
             await sweeps.delete(sweep.id)
-        assert len(await store.summaries(sweep.job_ids)) == 2
+        assert len(await store.outlines(sweep.job_ids)) == 2
         await models.unname("winner")
         await sweeps.delete(sweep.id)
-        assert await store.summaries(sweep.job_ids) == []
+        assert await store.outlines(sweep.job_ids) == []
         await empty_the_trash(store)
 
     with_store(use)

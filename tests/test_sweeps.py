@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from core.errors import JobNotTerminal, KeyReused, NotFound
 from core.jobs import archive, artifacts, broker
-from core.jobs.job import WORKER_LOST, Status
+from core.jobs.job import WORKER_LOST, Job, Status
 from core.jobs.sweeps import Standing, Sweep, SweepStore
 from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
@@ -89,6 +89,10 @@ async def submitted(store: WorkStore, **fields: Any) -> tuple[SweepStore, Sweep]
     return sweeps, sweep
 
 
+async def jobs_of(store: WorkStore, sweep: Sweep) -> list[Job]:
+    return [await store.get(job_id) for job_id in sweep.job_ids]
+
+
 async def claimed(store: WorkStore, job_id: str, worker: str) -> Claim | None:
     return await store.claim(job_id, worker=worker, lease_s=60)
 
@@ -119,7 +123,7 @@ def test_a_limit_holds_whatever_happens_to_the_jobs(with_store: WithStore[None],
             assert len(active) <= limit
             assert not held or len(active) == limit
             assert not active & set(held)
-            waiting = {job.id for job in await store.summaries(sweep.job_ids) if job.status is Status.QUEUED}
+            waiting = {job.id for job in await jobs_of(store, sweep) if job.status is Status.QUEUED}
             assert set(held) <= waiting <= active | set(held)
         for number in range(100):
             _, held, moving = await slots(store, sweep)
@@ -128,7 +132,7 @@ def test_a_limit_holds_whatever_happens_to_the_jobs(with_store: WithStore[None],
                 await act(store, "finish", job_id, claims, "")
         assert not moving
         assert not held
-        jobs = await store.summaries(sweep.job_ids)
+        jobs = await jobs_of(store, sweep)
         assert all(job.terminal or job.status is Status.PAUSED for job in jobs)
         await sweeps.cancel(sweep.id)
         await sweeps.delete(sweep.id)
@@ -266,7 +270,7 @@ def test_a_sweep_that_was_cancelled_goes_on_when_one_of_its_jobs_does(with_store
         await store.resume(sweep.job_ids[0])
         assert (await sweeps.get(sweep.id)).cancelled_at is None
         standing = await sweeps.standing(sweep.id)
-        assert standing == Standing.of(await store.summaries(sweep.job_ids))
+        assert standing == Standing.of(await jobs_of(store, sweep))
         assert (standing.counts, standing.begun) == ({Status.CANCELLED: 3, Status.QUEUED: 1}, 3)
         await sweeps.cancel(sweep.id)
         await sweeps.delete(sweep.id)
@@ -290,7 +294,7 @@ def test_one_idempotency_key_makes_one_sweep_and_no_job_of_the_same_name(with_st
         await sweeps.delete(first.id)
         with pytest.raises(NotFound):
             await sweeps.get(first.id)
-        assert await store.summaries(first.job_ids) == []
+        assert await store.outlines(first.job_ids) == []
 
     with_store(story)
 

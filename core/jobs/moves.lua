@@ -6,7 +6,7 @@
 --   token      counts claims, never goes back, and fences: a write with an older token is refused ('lost')
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:labelled:<label> (those that bear a label: the ones in the
--- record, and status:<status>), descent:queued (id -> created), descent:running (id -> end of its lease), <job>:loss and
+-- record, status:<status>, and for a job with a model, model and model:<data set>), descent:queued (id -> created), descent:running (id -> end of its lease), <job>:loss and
 -- <job>:epochs (lists of JSON), <job>:transitions, two rankings of each data set's models, and descent:aliases (alias -> id of
 -- the job whose model it names; the job's field `aliases` is the other way round).
 -- A job or sweep may have an owner. Then it is also in descent:jobs:<owner> or descent:sweeps:<owner>, a job in the owner's rankings,

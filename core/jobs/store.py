@@ -221,17 +221,6 @@ class JobStore(Owned):
                 return found, None
 
     @reaching_redis
-    async def summaries(self, ids: Sequence[str]) -> list[JobSummary]:
-        """These jobs, in this order; those that are gone are left out."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                pipe.hgetall(_PREFIX + job_id)
-                pipe.lindex(f"{_PREFIX}{job_id}:loss", -1)
-            replies = await pipe.execute()
-        pairs = zip(ids, replies[::2], replies[1::2], strict=True)
-        return [summary_of(job_id, record, last) for job_id, record, last in pairs if self._is_seen(record)]
-
-    @reaching_redis
     async def outlines(self, job_ids: Sequence[str]) -> list[Outline]:
         """These jobs, in this order; those that are gone are left out."""
         found: list[Outline] = []
