@@ -35,6 +35,7 @@ from api.guard import Guard
 from api.headers import complete
 from api.holds import Holds
 from api.metrics import Metrics
+from api.predicting import Predicting
 from api.state import Recent, State
 from core.errors import StackError
 from core.jobs import broker
@@ -48,7 +49,7 @@ from core.settings import Settings, available_cores, configure_logging, read_set
 
 log = logging.getLogger(__name__)
 
-_RESOURCES = (jobs, sweeps, rate_range, history, events, compare, models, predict, catalogue, ops, problem_pages)
+_RESOURCES = (predict, jobs, sweeps, rate_range, history, events, compare, models, catalogue, ops, problem_pages)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -75,10 +76,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 metrics=metrics,
                 doorbell=broker.doorbells(celery),
                 readiness=Recent(),
-                predicting=CapacityLimiter(available_cores()),
+                predicting=(predicting := Predicting(settings)),
+                drawing=CapacityLimiter(available_cores()),
                 holds=Holds(has_owners=settings.keys_required),
             )
-            yield
+            try:
+                yield
+            finally:
+                predicting.close()
 
     app: FastAPI = FastAPIOffline(
         title="Descent",

@@ -12,6 +12,7 @@ from fastapi import Path, Request
 
 from api.holds import Holds
 from api.metrics import Metrics
+from api.predicting import Predicting
 from core.errors import ArtifactCorrupt, NotFound
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
@@ -62,7 +63,8 @@ class State:
     metrics: Metrics
     doorbell: Doorbell
     holds: Holds
-    predicting: CapacityLimiter
+    predicting: Predicting
+    drawing: CapacityLimiter  # who unpacks pictures
     readiness: "Recent[Readiness]"
     caller: Caller = ANYBODY
 
@@ -74,21 +76,19 @@ def known(job_id: str) -> str:
     return job_id
 
 
-async def read_model(
-    state: "State", name: str, read: Callable[[StoredModel], T], *, limiter: CapacityLimiter | None = None
-) -> tuple[StoredModel, T]:
+async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:
     """Read the weights that a job id or a name names, in a thread: which they are, and what `read` made of them.
 
     A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt.
     """
     stored = await state.store.model(name)
     try:
-        return stored, await to_thread.run_sync(read, stored, limiter=limiter)
+        return stored, await to_thread.run_sync(read, stored)
     except ArtifactCorrupt:
         now = await state.store.model(name)
         if now == stored:
             raise
-        return now, await to_thread.run_sync(read, now, limiter=limiter)
+        return now, await to_thread.run_sync(read, now)
 
 
 def state_of(request: Request) -> State:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, cast, get_type_hints
 
 from anyio import CapacityLimiter, to_thread
@@ -11,6 +11,7 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from api.accept import preferred
@@ -23,6 +24,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
 USUAL_BODY_BYTES = 256 << 10
 _WITH_IMAGES = {"/predict"}
+_SHORT_LIST = 16  # a shape, not a row of pixels
 _AT_ONCE_BYTES = 64 << 10  # what is longer is parsed in a thread, one at a time: others are answered meanwhile
 _MOST_READ = 8 * MAX_BODY_BYTES  # of a body too long: who is cut off while it sends may not see the answer
 SILENCE_S = 10  # how long a request may stop in its middle
@@ -64,8 +66,9 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             body = await self.body()
+            parse = parse_numbers if self.scope["route"].path in _WITH_IMAGES else parse_json
             is_short = len(body) <= _AT_ONCE_BYTES
-            self._json = parse_json(body) if is_short else await to_thread.run_sync(parse_json, body, limiter=_parsing)
+            self._json = parse(body) if is_short else await to_thread.run_sync(parse, body, limiter=_parsing)
         return self._json
 
 
@@ -107,39 +110,52 @@ class StrictRoute(APIRoute):
         return {*named, usual.media_type} - {None}
 
     def _plain_handler(self) -> Handler | None:
-        """What calls an endpoint that takes texts of the path, a query model and the request, and makes its Response itself.
+        """What calls an endpoint that takes texts of the path, models of query and body, and the request, and answers itself.
 
-        It does as FastAPI does, which looks through the types of the model's fields for each request anew: 0.1 ms more.
+        It does as FastAPI does, which looks through the types of the models' fields for each request anew: 0.1 ms more.
         """
-        needs, name, model = self.dependant, self.dependant.request_param_name, None
-        for parameter in needs.query_params:
-            model = cast(type[BaseModel], parameter.field_info.annotation)
-        others = (*needs.dependencies, *needs.header_params, *needs.cookie_params, *needs.body_params)
+        needs, name = self.dependant, self.dependant.request_param_name
+        model, body_model = _only_model(needs.query_params), _only_model(needs.body_params)
+        others = (*needs.dependencies, *needs.header_params, *needs.cookie_params)
         fields = [parameter.field_info for parameter in needs.path_params]
         is_text = all(field.annotation is str and not field.metadata for field in fields)
         if others or not is_text or get_type_hints(self.endpoint).get("return") is not Response or not name:
             return None
+        if (needs.query_params and not model) or (needs.body_params and not body_model) or not self._needs_its_body():
+            return None
         query = needs.query_params[0].name if model else ""
+        body = needs.body_params[0].name if body_model else ""
 
         async def plain(request: Request) -> Response:
             values: dict[str, Any] = {**request.path_params, name: request}
             if model:
-                values[query] = _validated(model, dict(request.query_params))
+                values[query] = _validated(model, dict(request.query_params), "query")
+            if body_model:
+                values[body] = _validated(body_model, await request.json(), "body")
             return cast(Response, await self.endpoint(**values))
 
         return plain
 
+    def _needs_its_body(self) -> bool:
+        """Whether it takes none, or one that may not be left out."""
+        return self.body_field is None or self.body_field.field_info.is_required()
+
     async def _may_be_left_out(self, request: StrictRequest) -> bool:
         """Whether there is no body, and need not be one."""
-        assert self.body_field is not None
-        return not self.body_field.field_info.is_required() and not await request.body()
+        return not self._needs_its_body() and not await request.body()
 
 
-def _validated(model: type[BaseModel], parameters: dict[str, str]) -> BaseModel:
+def _only_model(parameters: Sequence[Any]) -> type[BaseModel] | None:
+    """The model of the only parameter, when it is one."""
+    kinds = [parameter.field_info.annotation for parameter in parameters]
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel) else None
+
+
+def _validated(model: type[BaseModel], value: Any, place: str) -> BaseModel:
     try:
-        return model.model_validate(parameters)
+        return model.model_validate(value)
     except ValidationError as error:
-        problems = [{**item, "loc": ("query", *item["loc"])} for item in error.errors(include_url=False)]
+        problems = [{**item, "loc": (place, *item["loc"])} for item in error.errors(include_url=False)]
         raise RequestValidationError(problems) from None
 
 
@@ -182,6 +198,39 @@ def parse_json(body: bytes) -> Any:
     except RecursionError:
         raise MalformedJson(FieldProblem("", "nested too deeply")) from None
     return value
+
+
+def parse_numbers(body: bytes) -> Any:
+    """As `parse_json`, many times faster on long lists of numbers, where a number with a point stays a float.
+
+    pydantic's parser knows of no duplicate keys, but each key has a colon: as many colons as keys are found once each. In
+    all doubts, and for what is no JSON, `parse_json` has the last word.
+    """
+    try:
+        value = from_json(body, allow_inf_nan=False)
+        return _with_whole_numbers(value) if body.count(b":") == _keys(value) else parse_json(body)
+    except ValueError:
+        return parse_json(body)
+
+
+def _keys(value: Any) -> int:
+    """How many keys its objects have, those among numbers not counted."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_keys, value.values()))
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return sum(map(_keys, value))
+    return 0
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """As `parse_json` has numbers, but for those of long lists. Raises ValueError for one that it may refuse."""
+    if isinstance(value, dict):
+        return {key: _with_whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list) and len(value) <= _SHORT_LIST:
+        return [_with_whole_numbers(item) for item in value]
+    if isinstance(value, int | float) and not abs(value) < 2**53:
+        raise ValueError
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,9 @@ from bench import measure  # noqa: E402
 from core.catalogue import DATASETS, DEFAULT_DATASET, LESSON_OPTIMIZERS  # noqa: E402
 from core.errors import Diverged  # noqa: E402
 from core.spec import JobSpec  # noqa: E402
-from core.training import datasets, fused, trainer  # noqa: E402
+from core.training import datasets, trainer  # noqa: E402
+from core.training.fused import kernel as fused  # noqa: E402
+from core.training.fused.layer import Kernel  # noqa: E402
 from core.training.progress import Block, EpochEnd, Finished  # noqa: E402
 
 RATES = (0.1, 0.01, 0.001)
@@ -70,7 +72,7 @@ def pair(text: str) -> tuple[str, float]:
     return name, float(rate)
 
 
-def one(spec: JobSpec, data: datasets.Dataset, kernel: fused.Kernel | None) -> dict[str, Any]:
+def one(spec: JobSpec, data: datasets.Dataset, kernel: Kernel | None) -> dict[str, Any]:
     """How a run ended, with its curve as (step, loss). The final loss is the mean over the last epoch's batches."""
     curve: list[tuple[int, float]] = []
     outcome: dict[str, Any] = {"curve": curve, "accuracy": None, "loss": None, "seconds": None}

@@ -19,7 +19,8 @@ from bench import measure  # noqa: E402
 from bench.accuracy import RATES, one  # noqa: E402
 from core.catalogue import LESSON_OPTIMIZERS  # noqa: E402
 from core.spec import JobSpec  # noqa: E402
-from core.training import datasets, fused  # noqa: E402
+from core.training import datasets  # noqa: E402
+from core.training.fused import kernel as fused  # noqa: E402
 from core.training.rate_range import Analysis, analyse  # noqa: E402
 
 

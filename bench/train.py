@@ -108,7 +108,7 @@ from core.training import runtime
 runtime.prepare({threads})
 import numpy as np, paddle
 from core.settings import Settings
-from core.training import fused
+from core.training.fused import kernel as fused
 kernel = fused.load(Settings().cache_dir / "kernels")
 rng = np.random.default_rng(0)
 def tensor(*shape): return paddle.to_tensor(rng.normal(0, 0.1, shape).astype(np.float32))

@@ -92,7 +92,8 @@ def agreement(curves: Sequence[Curve], seeds: Sequence[int]) -> Counter[tuple[Ou
 def record() -> None:
     """Train all runs that the file does not hold yet; one run a line, losses with four digits."""
     runtime.prepare(threads=1)  # before Paddle is imported; other work then costs it the least
-    from core.training import datasets, fused
+    from core.training import datasets
+    from core.training.fused import kernel as fused
 
     settings = Settings()
     data = datasets.load("mnist", cache=settings.cache_dir, folder=settings.datasets)

@@ -143,7 +143,8 @@ def _train_here(fields: dict[str, Any], settings: Settings, out: Path) -> None:
         raise typer.BadParameter("; ".join(reasons)) from None
     runtime.prepare(settings.threads_per_trainer)
     from client import demo as demonstration
-    from core.training import fused, network, trainer
+    from core.training import network, trainer
+    from core.training.fused import kernel as fused
     from core.training.progress import Block, EpochEnd, Finished
 
     console = Console(stderr=True)

@@ -22,7 +22,7 @@ from core.settings import Settings, available_cores
 from core.training import datasets, runtime
 
 if TYPE_CHECKING:
-    from core.training.fused import Kernel
+    from core.training.fused.layer import Kernel
     from tests.staged import Api
 
 runtime.prepare(available_cores())  # before any test imports Paddle
@@ -65,7 +65,7 @@ def fashion(cache: Path) -> datasets.Dataset:
 @pytest.fixture(scope="session")
 def kernel(cache: Path) -> "Kernel | None":
     """What a worker of these tests trains with: DESCENT_KERNEL=plain runs all of them on Paddle's own operators."""
-    from core.training import fused
+    from core.training.fused import kernel as fused
 
     return fused.load(cache / "kernels", wanted=Settings().kernel == "fused")
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from api import predict
 from api.app import create_app
 from api.guard import MOST_HEADERS
-from api.predict import MOST_WAITING
 from api.protocol import MAX_HEAD_BYTES
 from api.strict import MAX_BODY_BYTES, SILENCE_S, USUAL_BODY_BYTES
 from core.jobs.job import Status
@@ -565,20 +564,24 @@ def test_pictures_that_are_too_much_together_are_refused_at_the_first_one_too_ma
     assert problem["pointer"] == "/images/2"
 
 
-def test_predictions_wait_for_a_core_and_too_many_are_refused(api: Api) -> None:
-    """A second API over the same database, in this process: its predictions stop where the model is loaded."""
+def test_predictions_wait_for_each_other_and_too_many_are_refused(api: Api) -> None:
+    """A second API over the same database, in this process: the thread that computes is held up."""
     body = {"model": api.jobs[Status.SUCCEEDED], "image": BLANK}
-    app = create_app(api.settings)
-    with TestClient(app, base_url="http://localhost") as here, ThreadPoolExecutor(MOST_WAITING + 100) as pool:
-        limiter = app.state.shared.predicting
-        with predict._loading:
-            waiting = [
-                pool.submit(here.post, "/predict", json=body) for _ in range(MOST_WAITING + int(limiter.total_tokens))
-            ]
-            eventually(lambda: limiter.statistics().tasks_waiting == MOST_WAITING, what="the queue")
+    app, go_on, most = create_app(api.settings), threading.Event(), 8
+    with TestClient(app, base_url="http://localhost") as here, ThreadPoolExecutor(most + 1) as pool:
+        predicting = app.state.shared.predicting
+        predicting._thread.submit(go_on.wait)
+        predicting._computed._most_waiting = most
+        try:
+            first = pool.submit(here.post, "/predict", json=body)
+            eventually(lambda: predicting._computed._working, what="the first one's turn")
+            waiting = [first, *(pool.submit(here.post, "/predict", json=body) for _ in range(most))]
+            eventually(lambda: predicting._computed._weight == most, what="the queue")
             refused = here.post("/predict", json=body)
             is_problem(refused, 503, "unavailable")
             assert refused.headers["retry-after"] == "1"
             assert here.get("/readyz").status_code == 200  # its threads are others
             assert here.get(f"/jobs/{body['model']}/model").status_code == 200
+        finally:
+            go_on.set()
         assert {each.result().status_code for each in waiting} == {200}

@@ -21,7 +21,7 @@ from core.spec import JobSpec
 from core.training import sources
 from core.training.datasets import Dataset, Split, is_here, load, scaled
 from core.training.idx import FILES
-from core.training.predictor import FITS
+from core.training.pictures import FITS
 from core.training.sources import SOURCES, DebianPackage, Sources
 
 MNIST, FASHION = FILES["mnist"], FILES["fashion-mnist"]

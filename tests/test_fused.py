@@ -22,7 +22,9 @@ import paddle
 import pytest
 from paddle.nn import functional
 
-from core.training.fused import Kernel, library, load, plain_conv_relu_pool, selfcheck
+from core.training.fused import library, selfcheck
+from core.training.fused.kernel import load
+from core.training.fused.layer import Kernel, plain_conv_relu_pool
 
 Array = np.ndarray[Any, Any]
 Layer = Callable[[paddle.Tensor, paddle.Tensor, paddle.Tensor], paddle.Tensor]
@@ -317,7 +319,7 @@ warnings.simplefilter("ignore")
 from pathlib import Path
 import numpy as np
 from test_fused import batch, run
-from core.training.fused import load
+from core.training.fused.kernel import load
 kernel = load(Path(sys.argv[1]))
 assert kernel, "no kernel"
 def digest():

@@ -9,7 +9,8 @@ import safetensors.numpy
 from PIL import Image
 
 from core.errors import ArtifactCorrupt, InvalidRequest
-from core.training.predictor import FITS, Budget, Floats, Predictor, prepare
+from core.training.pictures import FITS, Budget, prepare
+from core.training.predictor import Floats, Predictor
 
 
 def random_weights(seed: int = 0) -> dict[str, Floats]:

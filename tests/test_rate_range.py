@@ -15,7 +15,7 @@ from core.errors import InvalidRequest
 from core.spec import JobSpec
 from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset
-from core.training.fused import Kernel
+from core.training.fused.layer import Kernel
 from core.training.progress import Block, EpochEnd, RangeTested
 from core.training.rate_range import SMOOTHED_OVER, Analysis, Ramp, analyse
 from core.training.trainer import train

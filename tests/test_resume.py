@@ -11,7 +11,7 @@ from core.spec import JobSpec
 from core.training import trainer
 from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset
-from core.training.fused import Kernel
+from core.training.fused.layer import Kernel
 from core.training.progress import Block, EpochEnd, Finished, Started
 from core.training.trainer import train
 from tests.conftest import part_of

@@ -13,7 +13,7 @@ from core.errors import DeviceUnavailable, Diverged
 from core.spec import JobSpec
 from core.training import network, trainer
 from core.training.datasets import Dataset, Split, scaled
-from core.training.fused import Kernel
+from core.training.fused.layer import Kernel
 from core.training.optimizers import new_optimizer
 from core.training.progress import Block, EpochEnd, Finished, LossPoint, Started
 from core.training.trainer import train

@@ -31,7 +31,7 @@ from core.training import runtime
 
 if TYPE_CHECKING:
     from core.training.datasets import Dataset
-    from core.training.fused import Kernel
+    from core.training.fused.layer import Kernel
     from core.training.network import Weights
     from core.training.progress import Progress
 
@@ -98,7 +98,8 @@ def main() -> None:
 
 def _get_ready(setup: Setup) -> "Kernel | None":
     """Whatever the first step would otherwise wait for: the kernel, a first step, the data sets that are here."""
-    from core.training import datasets, fused, trainer
+    from core.training import datasets, trainer
+    from core.training.fused import kernel as fused
 
     prebuilt = Path(setup.kernels) if setup.kernels else None
     kernel = fused.load(Path(setup.cache) / "kernels", wanted=setup.kernel == "fused", prebuilt=prebuilt)

@@ -64,6 +64,10 @@ class Owned:
         return seen
 
     @property
+    def caller(self) -> Caller:
+        return self._caller
+
+    @property
     def _by(self) -> str:
         """Who asks that jobs be queued, and what limits there are, as the moves want it."""
         return dumps({"owner": self._caller.owner, **asdict(self._limits)})

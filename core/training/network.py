@@ -8,7 +8,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Conv2D, Layer, Linear
 
-from core.training.fused import Kernel, plain_conv_relu_pool
+from core.training.fused.layer import Kernel, plain_conv_relu_pool
 
 Weights = dict[str, npt.NDArray[np.float32]]
 

@@ -1,81 +1,40 @@
-"""Saved weights to classes. NumPy and safetensors only: no Paddle in the process that answers requests."""
+"""Saved weights to classes. NumPy, safetensors and the fused kernel: no Paddle in the process that answers requests."""
 
-import base64
-import binascii
-import io
-import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from core.errors import ArtifactCorrupt, FieldProblem, InvalidRequest
+from core.errors import ArtifactCorrupt
+from core.training.fused.arrays import Layer, plain_conv_relu_pool
 
 Floats = npt.NDArray[np.float32]
 
-SIZE = 28
-_CHUNK = 64  # images at a time: the unfolded second layer takes 25 MB then
-_MAX_PIXELS = 16_000_000
-MOST_PIXELS = 32_000_000  # of all pictures of a request: unpacking takes some 15 bytes and 60 ns a pixel
-_BROKEN = (
-    binascii.Error,
-    UnidentifiedImageError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    TypeError,
-    struct.error,
-)
-_MAX_PICTURE_BYTES = 2_000_000
+CLASSES = 10
+_CHUNK = 64  # images at a time: NumPy unfolds the second layer to 25 MB then
 _SHAPES = {
     "conv1.weight": (20, 1, 5, 5),
     "conv1.bias": (20,),
     "conv2.weight": (20, 20, 5, 5),
     "conv2.bias": (20,),
-    "fc.weight": (980, 10),
-    "fc.bias": (10,),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How what a picture shows is put into 28x28: its longer side becomes `box`; its mass or its box is centred."""
-
-    box: int
-    by_mass: bool
-
-
-class Budget:
-    """How many pixels the pictures of one request may have together."""
-
-    def __init__(self, pixels: int = MOST_PIXELS) -> None:
-        self._left = pixels
-
-    def take(self, pixels: int, pointer: str) -> None:
-        """Raises InvalidRequest at the picture that is too much."""
-        self._left -= pixels
-        if self._left < 0:
-            raise InvalidRequest(FieldProblem(pointer, f"the pictures of a request have at most {MOST_PIXELS} pixels"))
-
-
-FITS = {  # as the pictures of each data set were made
-    "mnist": Fit(box=20, by_mass=True),
-    "fashion-mnist": Fit(box=28, by_mass=False),  # Xiao, Rasul, Vollgraf 2017, section 2; without their sharpening
+    "fc.weight": (980, CLASSES),
+    "fc.bias": (CLASSES,),
 }
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """The lesson's network with fixed weights; safe to use from several threads."""
+    """The lesson's network with fixed weights; safe to use from several threads.
+
+    `layer` computes relu(maxpool2x2(conv5x5 + bias)): the fused kernel's, or NumPy's.
+    """
 
     weights: dict[str, Floats]
+    layer: Layer = plain_conv_relu_pool
 
     @classmethod
-    def from_safetensors(cls, content: bytes) -> "Predictor":
+    def from_safetensors(cls, content: bytes, layer: Layer = plain_conv_relu_pool) -> "Predictor":
         """Raises ArtifactCorrupt when these are not the network's weights."""
         try:
             weights = safetensors.numpy.load(content)
@@ -83,114 +42,17 @@ class Predictor:
             raise ArtifactCorrupt("the model's file is not safetensors") from error
         if {name: value.shape for name, value in weights.items()} != _SHAPES:
             raise ArtifactCorrupt("the model's file does not hold the lesson's network")
-        return cls(weights)
+        return cls({name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}, layer)
 
     def probabilities(self, images: Floats) -> Floats:
         """Float32 [N, 28, 28] as the network sees them (0 to 1) -> probabilities of the ten classes [N, 10]."""
         chunks = [self._chunk(images[start : start + _CHUNK]) for start in range(0, len(images), _CHUNK)]
-        return np.concatenate(chunks)
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
     def _chunk(self, images: Floats) -> Floats:
-        x = images.reshape(-1, 1, SIZE, SIZE)
-        for layer in ("conv1", "conv2"):
-            x = _conv_relu_pool(x, self.weights[f"{layer}.weight"], self.weights[f"{layer}.bias"])
+        x = np.ascontiguousarray(images).reshape(-1, 1, *images.shape[1:])
+        for name in ("conv1", "conv2"):
+            x = self.layer(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
         logits = x.reshape(len(x), -1) @ self.weights["fc.weight"] + self.weights["fc.bias"]
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
-
-
-def _conv_relu_pool(x: Floats, weight: Floats, bias: Floats) -> Floats:
-    """5x5 convolution (padding 2), relu and 2x2 max-pool. [N, C, H, W] -> [N, out, H/2, W/2]."""
-    count, channels, height, width = x.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))  # [N, C, H, W, 5, 5]
-    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, channels * 25)
-    y = columns @ weight.reshape(len(weight), -1).T
-    y = y.reshape(count, height // 2, 2, width // 2, 2, len(weight)).max(axis=(2, 4)) + bias
-    return np.ascontiguousarray(np.maximum(y, 0).transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def prepare(
-    image: Any, *, pointer: str, brightest: int = 1, fit: Fit = FITS["mnist"], budget: Budget | None = None
-) -> Floats:
-    """One image of a request as float32 [28, 28]: a 28x28 list, a flat list of 784, or a base64 PNG or JPEG.
-
-    List values lie between 0 and `brightest`: 1, or 255 for bytes, which are divided by 256 as in training. A picture is
-    fitted as `fit` says, a list never, and takes its pixels from the budget. Raises InvalidRequest at `pointer`.
-    """
-    if isinstance(image, str):
-        return _from_picture(image, pointer, fit, budget or Budget())
-    problem = FieldProblem(pointer, "an image is a 28x28 list of numbers, a list of 784, or a base64 PNG or JPEG")
-    if not isinstance(image, list) or len(image) not in (SIZE, SIZE * SIZE):
-        raise InvalidRequest(problem)
-    rows = image if len(image) == SIZE else [image]
-    if not all(isinstance(row, list) and len(row) == SIZE * SIZE // len(rows) for row in rows):
-        raise InvalidRequest(problem)
-    if any(type(value) not in (int, float) for row in rows for value in row):
-        raise InvalidRequest(problem)
-    try:
-        pixels = np.array(rows, np.float64).reshape(SIZE, SIZE)
-    except OverflowError:
-        pixels = np.full((SIZE, SIZE), np.inf)
-    if not ((pixels >= 0) & (pixels <= brightest)).all():
-        hint = "" if brightest > 1 else ' (say "range": 255 for bytes)'
-        raise InvalidRequest(FieldProblem(pointer, f"values lie between 0 and {brightest}{hint}"))
-    return (pixels / (256 if brightest > 1 else 1)).astype(np.float32)
-
-
-def _from_picture(text: str, pointer: str, fit: Fit, budget: Budget) -> Floats:
-    """A drawing or a photograph: flattened onto white, grey, light on dark, cropped, fitted and centred."""
-    try:
-        content = base64.b64decode(text, validate=True)
-        if len(content) > _MAX_PICTURE_BYTES:
-            raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PICTURE_BYTES} bytes"))
-        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        if picture.width * picture.height > _MAX_PIXELS:
-            raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels"))
-        budget.take(picture.width * picture.height, pointer)
-        grey = _grey(picture)
-    except Image.DecompressionBombError:
-        raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels")) from None
-    except _BROKEN as error:
-        raise InvalidRequest(FieldProblem(pointer, "not a base64 PNG or JPEG")) from error
-    ink = grey.point(lambda value: 255 if value > 25 else 0).getbbox()
-    image = _centred(grey.crop(ink), fit) if ink else None
-    if image is None:
-        raise InvalidRequest(FieldProblem(pointer, "the picture is empty"))
-    return image
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    """Light ink on a dark ground: a picture with a light border is inverted."""
-    flat = Image.new("RGBA", picture.size, "white")
-    flat.alpha_composite(picture.convert("RGBA"))
-    grey = flat.convert("L")
-    pixels = np.asarray(grey)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return ImageOps.invert(grey) if np.median(border) > 127 else grey
-
-
-def _centred(ink: Image.Image, fit: Fit) -> Floats | None:
-    """Fit the ink into the box, keeping its shape, and put its centre (of mass) into the middle of 28x28.
-
-    None where so little ink lies so far apart that nothing of it is left.
-    """
-    factor = fit.box / max(ink.size)
-    width, height = (max(1, round(side * factor)) for side in ink.size)
-    small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 256
-    rows, columns = np.indices(small.shape)
-    total = float(small.sum())
-    if not total:
-        return None
-    middle = (SIZE - 1) / 2
-    top, left = (SIZE - height) // 2, (SIZE - width) // 2
-    if fit.by_mass:
-        top = round(middle - float((rows * small).sum() / total))
-        left = round(middle - float((columns * small).sum() / total))
-        top, left = min(max(top, 0), SIZE - height), min(max(left, 0), SIZE - width)
-    image = np.zeros((SIZE, SIZE), np.float32)
-    image[top : top + height, left : left + width] = small
-    return image

@@ -15,7 +15,7 @@ from core.errors import DeviceUnavailable, Diverged
 from core.spec import JobSpec
 from core.training.checkpoint import Checkpoint
 from core.training.datasets import Dataset, Split
-from core.training.fused import Kernel
+from core.training.fused.layer import Kernel
 from core.training.network import DigitNetwork, Weights, new_network, weights_of
 from core.training.optimizers import Schedule, new_optimizer, restore, state_of
 from core.training.progress import EpochEnd, Finished, History, Progress, RangeTested, Started
@@ -37,8 +37,8 @@ def train(
 ) -> Generator[Progress, None, None]:
     """Train the lesson's network as `spec` says, yielding Started, then Blocks, EpochEnds and Checkpoints, then Finished.
 
-    `kernel` is `fused.load(...)`'s: several times faster on a CPU than Paddle's own operators, which are used without it. The
-    same spec gives the same losses to the last bit on one backend, also when it goes on from a checkpoint in `resume`.
+    `kernel` is what `kernel.load(...)` gave: several times faster on a CPU than Paddle's own operators, which are used without
+    it. The same spec gives the same losses to the last bit on one backend, also when it goes on from a checkpoint in `resume`.
     Checkpoints come after each epoch, every `checkpoint_s` seconds, and soon after `wants_checkpoint()` says so. Closing the
     generator ends the training. A range test ends with RangeTested, early when its loss has blown up. Raises DeviceUnavailable
     at once, ValueError for a checkpoint of another training, and Diverged (after the block with the curve up to there) when

@@ -8,17 +8,19 @@ source or compiler never finds an old library, and a damaged file is not taken f
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import paddle
+T = TypeVar("T")
 
 SOURCE = Path(__file__).parent / "source"
 COMPILERS = ("c++", "g++", "clang++")
@@ -91,8 +93,9 @@ def openmp_runtime() -> Path | None:
     """Paddle's own OpenMP runtime. With a second one (libgomp) the two pools of threads fight over the cores, and
     libgomp hangs after fork(); so where Paddle ships none the kernel is built for a single thread.
     """
-    runtime = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
-    return runtime if runtime.is_file() else None
+    paddle = importlib.util.find_spec("paddle")  # where it is; importing it takes a second
+    runtime = Path(paddle.origin).parent / "libs" / "libiomp5.so" if paddle and paddle.origin else None
+    return runtime if runtime and runtime.is_file() else None
 
 
 def find(folder: Path, variant: Variant, *, compiler: str | None = None) -> Path | None:
@@ -150,6 +153,28 @@ def candidates(
             yield best, path
         raise
     yield best, find(cache, best, compiler=compiler) or build(cache, best, compiler=compiler, limit_s=limit_s)
+
+
+def open_first(
+    face: Callable[[str, Path, ctypes.CDLL], T],
+    cache: Path,
+    *,
+    prebuilt: Path | None,
+    compilers: Sequence[str],
+    limit_s: float,
+) -> T:
+    """The best library that opens, as `face` makes it of its name, file and handle. Raises Unavailable with every reason."""
+    reasons = []
+    try:
+        for variant, path in candidates(cache, prebuilt=prebuilt, compilers=compilers, limit_s=limit_s):
+            name = f"fused-{variant.name}" + ("" if openmp_runtime() else "-serial")
+            try:
+                return face(name, path, open_library(path))
+            except (OSError, AttributeError) as error:
+                reasons.append(f"{path.name} cannot be opened: {error}")
+    except (Unavailable, OSError) as error:
+        reasons.append(str(error))
+    raise Unavailable("; ".join(reasons))
 
 
 def open_library(path: Path) -> ctypes.CDLL:
