@@ -31,7 +31,7 @@ from api import (
     rate_range,
     sweeps,
 )
-from api.guard import Guard
+from api.guard import Guard, kind_of
 from api.headers import complete
 from api.holds import Holds
 from api.metrics import Metrics
@@ -140,7 +140,9 @@ class Requests:
 
 
 def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> None:
-    level = logging.INFO if scope["method"] != "GET" or status >= 400 else logging.DEBUG
+    level = logging.INFO if status >= 400 or kind_of(scope["method"], scope["path"]) == "submit" else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
     route = getattr(scope.get("route"), "path", None)
     caller = scope["state"].get("caller")
     log.log(

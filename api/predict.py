@@ -146,9 +146,10 @@ def _prepared(images: list[tuple[str, Any]], brightest: int, dataset: str) -> "F
     from core.training import pictures
 
     fit, budget = pictures.FITS[dataset], pictures.Budget()
-    return np.stack(
-        [pictures.prepare(image, pointer=place, brightest=brightest, fit=fit, budget=budget) for place, image in images]
-    )
+    prepared = np.empty((len(images), pictures.SIZE, pictures.SIZE), np.float32)
+    for number, (place, image) in enumerate(images):
+        prepared[number] = pictures.prepare(image, pointer=place, brightest=brightest, fit=fit, budget=budget)
+    return prepared
 
 
 def _used(stored: StoredModel) -> dict[str, Any]:

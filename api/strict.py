@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast, get_type_hints
 
 from anyio import CapacityLimiter, to_thread
@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from api.accept import preferred
 from api.problems import LONGEST_NAME, MOST_PROBLEMS, printable
@@ -46,9 +48,12 @@ class StrictRequest(Request):
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            content, size, pieces = bytearray(), 0, self.stream()
+            content, size, is_whole = bytearray(), 0, False
             most = most_bytes(self.scope["route"].path)
-            while size <= _MOST_READ and (piece := await self._next(pieces)) is not None:
+            while not is_whole and size <= _MOST_READ:
+                message = await self._next()
+                piece = message.get("body", b"")
+                is_whole = not message.get("more_body", False)
                 size += len(piece)
                 content += piece if size <= most else b""
             if size > most:
@@ -56,12 +61,15 @@ class StrictRequest(Request):
             self._body = bytes(content)
         return self._body
 
-    async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
+    async def _next(self) -> Message:
         try:
             async with asyncio.timeout(SILENCE_S):
-                return await anext(pieces, None)
+                message = await self.receive()
         except TimeoutError:
             raise HTTPException(408, f"nothing came for {SILENCE_S} s", {"Connection": "close"}) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        return message
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -75,8 +83,19 @@ class StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that refuses unknown query parameters, and reads its body through StrictRequest before FastAPI does."""
 
+    _strict: Handler | None = None  # of a route that needs nothing else
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Without what FastAPI puts around an endpoint for the sake of its dependencies, where it has none."""
+        if self._strict is None or scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        response = await self._strict(Request(scope, receive))
+        await response(scope, receive, send)
+
     def get_route_handler(self) -> Handler:
-        handle = self._plain_handler() or super().get_route_handler()
+        plain = self._plain_handler()
+        handle = plain or super().get_route_handler()
         produced = self._media_types()
 
         async def strict(request: Request) -> Response:
@@ -93,6 +112,7 @@ class StrictRoute(APIRoute):
                     raise InvalidRequest(FieldProblem("", "this should be an object"))
             return await handle(checked)
 
+        self._strict = strict if plain else None
         return strict
 
     def _media_types(self) -> set[str]:
@@ -160,6 +180,8 @@ def _validated(model: type[BaseModel], value: Any, place: str) -> BaseModel:
 
 
 def _refuse_wrong_parameters(request: Request) -> None:
+    if not request.scope["query_string"]:
+        return
     models = [parameter.field_info.annotation for parameter in request.scope["route"].dependant.query_params]
     known = tuple(name for model in models for name in getattr(model, "model_fields", {}))
     given = request.query_params
@@ -214,12 +236,10 @@ def parse_numbers(body: bytes) -> Any:
 
 
 def _keys(value: Any) -> int:
-    """How many keys its objects have, those among numbers not counted."""
+    """How many keys its objects have; those further inside than in a list of objects are not counted."""
     if isinstance(value, dict):
         return len(value) + sum(map(_keys, value.values()))
-    if isinstance(value, list) and value and isinstance(value[0], dict | list):
-        return sum(map(_keys, value))
-    return 0
+    return sum(map(_keys, value)) if isinstance(value, list) and value and isinstance(value[0], dict) else 0
 
 
 def _with_whole_numbers(value: Any) -> Any:

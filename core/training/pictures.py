@@ -77,7 +77,7 @@ def _from_list(image: Any, pointer: str, brightest: int) -> Floats:
     """One of the lists: checked and copied in few calls, because most requests are one."""
     rows = image if isinstance(image, list) and len(image) == SIZE else [image]
     width = SIZE * SIZE // len(rows)
-    is_whole = all(isinstance(row, list) and len(row) == width for row in rows)
+    is_whole = {list}.issuperset(map(type, rows)) and {width}.issuperset(map(len, rows))
     numbers = list(chain.from_iterable(rows)) if is_whole else []
     if not numbers or not {int, float}.issuperset(map(type, numbers)):
         raise InvalidRequest(
