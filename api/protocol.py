@@ -2,6 +2,7 @@
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
 from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,6 +14,45 @@ MAX_HEAD_BYTES = 64 << 10
 _LINGER_S = 2  # a client that is cut off while it sends would not see the answer
 
 
+class Gathered(asyncio.Transport):
+    """A transport that sends what is written within one turn of the loop at once: an answer's head and body in one packet."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes | bytearray | memoryview] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+
+    def write_eof(self) -> None:
+        self._send()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+
 class Protocol(HttpToolsProtocol):
     """Uvicorn's, which waits for a request's head for as long as it takes and keeps as much of it as there is."""
 
@@ -21,7 +61,7 @@ class Protocol(HttpToolsProtocol):
     _limit: asyncio.TimerHandle | None = None  # of waiting for the head, or for the client to leave
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathered(transport, self.loop))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -275,6 +275,16 @@ def test_what_is_wrong_with_the_bytes_is_told(api: Api, name: str) -> None:
     refused(raw_answer(api.send(request, limit_s=LIMIT_S)), expected)
 
 
+def test_an_answer_comes_in_one_piece(api: Api) -> None:
+    """Its head and its body apart would be two packets, and two times the work."""
+    with socket.create_connection(api.address, timeout=LIMIT_S) as connection:
+        for _ in range(50):
+            connection.sendall(b"GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            first = connection.recv(1 << 16)
+            head, _, body = first.partition(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % len(body) in head.lower() + b"\r\n"
+
+
 @pytest.mark.parametrize("cut", [b"Content-Length: 50\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n10\r\n{", b""])
 def test_a_client_that_leaves_in_the_middle_does_no_harm(api: Api, cut: bytes) -> None:
     with socket.create_connection(api.address, timeout=LIMIT_S) as connection:
