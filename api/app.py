@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import logging
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from anyio import CapacityLimiter
@@ -52,11 +53,11 @@ log = logging.getLogger(__name__)
 _RESOURCES = (predict, jobs, sweeps, rate_range, history, events, compare, models, catalogue, ops, problem_pages)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API. Connects to nothing until it is served."""
+def create_app(settings: Settings | None = None, metrics: Metrics | None = None) -> FastAPI:
+    """The API. Connects to nothing until it is served. `metrics` are its own, unless it is one of several processes."""
     settings = settings or read_settings()
     configure_logging(settings.log_level)
-    metrics = Metrics(settings.device)
+    metrics = metrics or Metrics(settings.device)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -160,22 +161,30 @@ def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> N
 
 
 def main(*, keys_checked: bool = False) -> None:
-    """Serve the API in the foreground until SIGTERM or SIGINT.
+    """Serve the API in the foreground until SIGTERM or SIGINT, in as many processes as the settings say.
 
     Raises StackError when keys are required and there are none. A parent that has looked for them when it began says
     `keys_checked`: who revokes the last key does not take the rest down with an API that is started again.
     """
+    settings = read_settings()
+    configure_logging(settings.log_level)
+    if settings.keys_required:
+        _look_for_keys(settings, must_exist=not keys_checked)
+    if settings.api_processes > 1:
+        from api.processes import supervise
+
+        supervise(settings)
+    else:
+        serve(create_app(settings), settings)
+
+
+def serve(app: FastAPI, settings: Settings, listening: socket.socket | None = None) -> None:
+    """Serve in this process until SIGTERM or SIGINT, at a socket that is bound already, or else where the settings say."""
     import uvicorn
 
     from api.protocol import Protocol
 
-    settings = read_settings()
-    app = create_app(settings)
-    if settings.keys_required:
-        _look_for_keys(settings, must_exist=not keys_checked)
-    gc.collect()
-    gc.freeze()  # what there is by now stays; each full collection would look through all of it, for 50 ms
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -186,6 +195,13 @@ def main(*, keys_checked: bool = False) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    server = uvicorn.Server(config)
+    gc.collect()
+    gc.freeze()  # what there is by now stays; each full collection would look through all of it, for 50 ms
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening] if listening else None)
+    if not server.started:
+        raise SystemExit(3)  # it has said why
 
 
 def _look_for_keys(settings: Settings, *, must_exist: bool) -> None:

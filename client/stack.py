@@ -2,28 +2,23 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import httpx2
 
-from client.processes import Child
 from client.redis_server import RedisServer
 from core.errors import StackError
 from core.jobs.keys import refuse_without_keys
+from core.processes import Child, Family, Say, ignore_signals, leave_on_signals
 from core.settings import Settings, is_loopback
 
 _READY_LIMIT_S = 60
-_RESTART_PAUSE_S = 1.0
-_MOST_RESTARTS = 5  # within a minute
-_STOP_S = {"api": 8.0, "worker": 40.0, "redis": 20.0}
-
-Say = Callable[[str], None]
+_STOP_S = {"api": 8.0, "worker": 40.0, "redis": 20.0}  # in this order
 
 
 class Stack:
@@ -32,8 +27,7 @@ class Stack:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings if settings.port else settings.model_copy(update={"port": free_port(settings.host)})
         self._server = None if settings.redis_url else RedisServer(self.settings)
-        self._children: dict[str, Child] = {}
-        self._restarts: list[float] = []
+        self._children = Family(self._spawn)
 
     @property
     def url(self) -> str:
@@ -53,9 +47,11 @@ class Stack:
             if settings.keys_required:
                 asyncio.run(refuse_without_keys(settings.store_url, settings.host))
             for name in self._names():
-                self._children[name] = self._spawn(name)
+                self._children.start(name)
             self._await_ready()
             say(f"  api      {self.url}  (docs: {self.url}/docs)")
+            if settings.api_processes > 1:
+                say(f"           {settings.api_processes} processes")
             if not settings.keys_required and not is_loopback(settings.host):
                 say("           no keys are asked for: whoever reaches this port can use it")
             for name in self._names()[1:]:
@@ -69,6 +65,8 @@ class Stack:
 
     def _spawn(self, name: str) -> Child:
         """A service as a child. It gets our settings as variables, so that both see the same."""
+        if self._server and name == "redis":
+            return self._server.respawn()
         kind = name.partition("-")[0]
         values = self.settings.model_dump(mode="json")
         # An empty variable is an unset one: what the user's shell says must not come back where we say nothing.
@@ -97,50 +95,21 @@ class Stack:
 
     def watch(self, say: Say) -> NoReturn:
         """Start again what dies, for ever. Raises StackError when something dies over and over."""
-        while True:
-            time.sleep(0.2)
-            for name, child in list(self._children.items()):
-                if child.exit_code is None:
-                    continue
-                say(f"  {name} ended with {child.exit_code}; starting it again")
-                self._count_restart(name)
-                time.sleep(_RESTART_PAUSE_S)
-                self._children[name] = self._server.respawn() if self._server and name == "redis" else self._spawn(name)
-
-    def _count_restart(self, name: str) -> None:
-        now = time.monotonic()
-        self._restarts = [at for at in self._restarts if at > now - 60] + [now]
-        if len(self._restarts) > _MOST_RESTARTS:
-            raise StackError(f"{name} keeps ending: see {self.settings.logs_dir / name}.log")
+        self._children.watch(lambda text: say(f"  {text}"))
 
     def stop(self) -> None:
-        """Stop all: no new requests, then the workers give their jobs back, then the server writes its last.
-
-        A second Ctrl-C meanwhile changes nothing: each part has its limit.
-        """
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        for kind in ("api", "worker", "redis"):
-            children = [child for name, child in self._children.items() if name.startswith(kind)]
-            for child in children:
-                child.terminate()
-            for child in children:
-                child.stop(_STOP_S[kind])
-        self._children.clear()
+        """Stop all: no new requests, then the workers give their jobs back, then the server writes its last."""
+        ignore_signals()
+        for kind, limit_s in _STOP_S.items():
+            self._children.stop(kind, limit_s)
         if self._server:
             self._server.release()
 
 
 @contextmanager
 def running(settings: Settings, say: Say) -> Iterator[Stack]:
-    """A stack for the length of a block. Ctrl-C, SIGTERM and SIGHUP all leave the block by KeyboardInterrupt.
-
-    SIGINT is set too, because a shell starts what runs in the background with it ignored; an ignored SIGHUP is nohup's
-    wish and stays so.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    """A stack for the length of a block, which Ctrl-C, SIGTERM and SIGHUP leave by KeyboardInterrupt."""
+    leave_on_signals()
     stack = Stack(settings)
     stack.start(say)
     try:

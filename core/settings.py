@@ -27,6 +27,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    api_processes: int = Field(
+        1, ge=1, le=64, description="API processes that share the port, each with rates of its own."
+    )
     insecure: bool = Field(False, description="Ask for no key, also where others may reach the port.")
     require_keys: bool = Field(
         False, description="Ask for keys on a loopback address as well: for a server behind a reverse proxy."

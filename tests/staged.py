@@ -13,12 +13,12 @@ import httpx2
 import numpy as np
 import safetensors.numpy
 
-from client.processes import Child
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs import artifacts
 from core.jobs.job import Job, JobError, Status
 from core.jobs.work import Claim, WorkStore
+from core.processes import Child
 from core.settings import Settings
 from core.spec import JobSpec
 from tests.conftest import eventually

@@ -16,11 +16,11 @@ import httpx2
 import redis
 import typer
 
-from client.processes import Child
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs import artifacts
 from core.jobs.broker import QUEUE
+from core.processes import Child
 from core.settings import Settings
 from tests.conftest import Server, descendants, eventually, is_alive, processes, serving
 from tests.proxy import Proxy
@@ -221,7 +221,7 @@ class Arena:
 
     def left_behind(self) -> list[str]:
         """Processes of ours that outlived the server; a process id may have a new owner by then."""
-        ours = ("worker.app", "worker.trainer_process", "api.app", "client.cli", "valkey-server")
+        ours = ("worker.app", "worker.trainer_process", "api.app", "api.processes", "client.cli", "valkey-server")
         everyone = processes()
         left = {pid: everyone[pid][1] for pid in self._family if pid in everyone}
         return [f"{pid} {command}" for pid, command in left.items() if any(name in command for name in ours)]
