@@ -70,7 +70,8 @@ class Settings(BaseSettings):
         None, ge=1, le=256, description="CPU threads of one trainer; default the cores divided by the workers."
     )
     kernel: Literal["fused", "plain"] = Field(
-        "fused", description="What trains on a CPU: our `fused` layer, or Paddle's `plain` operators."
+        "fused",
+        description="What computes on a CPU: our `fused` layer, or `plain` operators (Paddle's, and NumPy's in predictions).",
     )
     kernels: AbsolutePath | None = Field(
         None, description="A folder of kernels built ahead of time, for machines without a compiler."
