@@ -21,6 +21,7 @@ from api import (
     catalogue,
     compare,
     document,
+    download,
     events,
     history,
     jobs,
@@ -50,7 +51,20 @@ from core.settings import Settings, available_cores, configure_logging, read_set
 
 log = logging.getLogger(__name__)
 
-_RESOURCES = (predict, jobs, sweeps, rate_range, history, events, compare, models, catalogue, ops, problem_pages)
+_RESOURCES = (
+    predict,
+    jobs,
+    download,
+    sweeps,
+    rate_range,
+    history,
+    events,
+    compare,
+    models,
+    catalogue,
+    ops,
+    problem_pages,
+)
 
 
 def create_app(settings: Settings | None = None, metrics: Metrics | None = None) -> FastAPI:
@@ -79,6 +93,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
                 readiness=Recent(),
                 predicting=(predicting := Predicting(settings)),
                 drawing=CapacityLimiter(available_cores()),
+                exporting=CapacityLimiter(1),
                 holds=Holds(has_owners=settings.keys_required),
             )
             try:

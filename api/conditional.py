@@ -1,4 +1,7 @@
-"""Answers that a client has already, or wants to wait for: ETag and If-None-Match (RFC 9110), Prefer: wait (RFC 7240)."""
+"""Answers that a client has already, wants a part of, or wants to wait for.
+
+ETag, If-None-Match, Range and If-Range (RFC 9110), Prefer: wait (RFC 7240).
+"""
 
 import hashlib
 import re
@@ -6,12 +9,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
+from starlette.exceptions import HTTPException
 
 from api.problems import headers
 from core.errors import FieldProblem, InvalidRequest
 
 LONGEST_WAIT_S = 30
-LONGEST_TAGS = 2000  # characters of If-None-Match
+LONGEST_TAGS = 2000  # characters of If-None-Match and If-Range
+LONGEST_RANGES = 8000
+_RANGE = re.compile(r"([0-9]{0,99})-([0-9]{0,99})")
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "It is as `If-None-Match` names it.", **headers("ETag")}
 }
@@ -29,10 +35,14 @@ def etag_of(content: str | bytes) -> str:
 
 def is_known(etag: str, if_none_match: str) -> bool:
     """Whether the client has what `etag` names. A proxy may have made it a weak one. Raises InvalidRequest for too many."""
-    if len(if_none_match) > LONGEST_TAGS:
-        raise InvalidRequest(FieldProblem("header if-none-match", f"it has at most {LONGEST_TAGS} characters"))
+    _refuse_longer("if-none-match", if_none_match, LONGEST_TAGS)
     given = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
     return etag in given or "*" in given
+
+
+def _refuse_longer(name: str, value: str, most: int) -> None:
+    if len(value) > most:
+        raise InvalidRequest(FieldProblem(f"header {name}", f"it has at most {most} characters"))
 
 
 def json_answer(text: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,3 +62,30 @@ def waiting_time(prefer: str | None) -> int:
     """Seconds that a Prefer header asks to wait for; a preference that is not understood is no error."""
     wish = re.search(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})", prefer or "")
     return min(int(wish[1]), LONGEST_WAIT_S) if wish else 0
+
+
+def wanted_part(request: Request, etag: str, size: int) -> range | None:
+    """The bytes that `Range` asks for, of a file so long; None for all of them.
+
+    That is also the answer to what is not understood, to several ranges, and when `If-Range` names another state of the file
+    (RFC 9110, 14.2 and 13.1.5). Raises a 416 for a range that has nothing in the file,
+    and InvalidRequest for headers without end.
+    """
+    asked, named = ",".join(request.headers.getlist("range")), request.headers.get("if-range", etag)
+    _refuse_longer("range", asked, LONGEST_RANGES)
+    _refuse_longer("if-range", named, LONGEST_TAGS)
+    if named != etag:
+        return None
+    unit, _, listed = asked.partition("=")
+    ranges = [each.strip(" \t") for each in listed.split(",") if each.strip(" \t")]
+    found = _RANGE.fullmatch(ranges[0]) if unit.lower() == "bytes" and len(ranges) == 1 else None
+    if not found or found[0] == "-":
+        return None
+    first, last = found.groups()
+    if first and last and int(last) < int(first):
+        return None
+    start = int(first) if first else max(size - int(last), 0)
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= size or (not first and int(last) == 0):
+        raise HTTPException(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
+    return range(start, stop)

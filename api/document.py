@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api import guard
-from api.conditional import LONGEST_TAGS
+from api.conditional import LONGEST_RANGES, LONGEST_TAGS
 from api.problems import Problem, documented
 from api.strict import most_bytes
 
@@ -38,6 +38,24 @@ _IF_NONE_MATCH = {
     "description": "The `ETag` of an answer that the client has: 304 if there is no other by now.",
     "schema": {"type": "string", "maxLength": LONGEST_TAGS},
 }
+_OF_A_PART = [
+    {
+        "name": "Range",
+        "in": "header",
+        "required": False,
+        "description": "`bytes=0-99`, `bytes=100-` or `bytes=-100`: only this part. What is not understood, and several "
+        "ranges at once, are answered with the whole.",
+        "schema": {"type": "string", "maxLength": LONGEST_RANGES},
+        "example": "bytes=0-99",
+    },
+    {
+        "name": "If-Range",
+        "in": "header",
+        "required": False,
+        "description": "The `ETag` of the file that earlier parts are of: the whole, if there is another by now.",
+        "schema": {"type": "string", "maxLength": LONGEST_TAGS},
+    },
+]
 _ABOUT = (
     "Errors are problems (RFC 9457), those of no operation too: 404 where there is nothing, and 405, with `Allow`, for a "
     "method that a path does not have (the component `MethodNotAllowed`)."
@@ -94,6 +112,8 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
             parameter["schema"] = _without_null(parameter["schema"])
         if "304" in answers:
             operation.setdefault("parameters", []).append(_IF_NONE_MATCH)
+        if "206" in answers:
+            operation["parameters"] += _OF_A_PART
     return document
 
 

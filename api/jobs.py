@@ -1,4 +1,4 @@
-"""Jobs: create, list, look at, cancel, pause, resume, delete; their model."""
+"""Jobs: create, list, look at, cancel, pause, resume, delete."""
 
 import asyncio
 import logging
@@ -12,14 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.conditional import NOT_MODIFIED, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
-from api.problems import BYTES, documented, headers
-from api.state import JobId, State, known, read_model, state_of
+from api.problems import documented, headers
+from api.state import JobId, State, known, state_of
 from api.strict import StrictRoute
 from core.catalogue import OPTIMIZERS
 from core.errors import Unavailable
 from core.jobs import archive, artifacts, broker
 from core.jobs.job import Job, JobSummary, Status
-from core.jobs.store import StoredModel
 from core.spec import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -77,10 +76,6 @@ class ResumeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     epochs: int | None = Field(None, ge=1, le=1000, description="How many to add to a job that has ended.")
-
-
-class ModelQuery(BaseModel):
-    format: Literal["pdparams", "safetensors"] = "pdparams"
 
 
 @router.post(
@@ -261,44 +256,6 @@ def _asked(response: Response, job: Job, changed: bool) -> JobAnswer:
     if not changed:
         response.status_code = 200
     return _answer(job)
-
-
-@router.get(
-    "/{job_id}/model",
-    responses={
-        200: {
-            "content": {"application/octet-stream": BYTES},
-            "description": "The weights.",
-            **headers("ETag", "Content-Disposition"),
-        },
-        **NOT_MODIFIED,
-        **documented(404, 409, 422, 500, 503),
-    },
-    response_class=Response,
-    summary="Download the trained weights",
-)
-async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: Request) -> Response:
-    """`pdparams` loads with `paddle.load` into the lesson's network; `safetensors` with NumPy alone.
-
-    A job that was stopped on its way gives the weights it had then; the job's `model.partial` says so.
-    """
-    state = state_of(request)
-    if "if-none-match" in request.headers:
-        etag = _etag(await state.store.model(known(job_id)), query.format)
-        if is_known(etag, request.headers["if-none-match"]):
-            return Response(status_code=304, headers={"ETag": etag})
-
-    def read(stored: StoredModel) -> bytes:
-        return artifacts.read_verified(state.settings.jobs_dir, stored.files[query.format])
-
-    stored, content = await read_model(state, known(job_id), read)
-    name = f"{job_id}.{query.format}"
-    headers = {"ETag": _etag(stored, query.format), "Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type="application/octet-stream", headers=headers)
-
-
-def _etag(stored: StoredModel, format: str) -> str:
-    return f'"{stored.files[format]["sha256"]}"'
 
 
 def _answer(job: Job) -> JobAnswer:

@@ -106,7 +106,7 @@ class PredictAnswer(BaseModel):
 @router.post(
     "/predict",
     response_model=PredictAnswer,
-    responses=documented(400, 404, 409, 413, 415, 422, 500, 503),
+    responses=documented(400, 404, 409, 410, 413, 415, 422, 500, 503),
     summary="Predict digits or clothes",
 )
 async def predict(body: PredictRequest, request: Request) -> Response:

@@ -59,6 +59,12 @@ ABOUT = {
         "The job has no weights to give: it has not ended, or ended without any. Wait until `model.ready` is true.",
         "任务还没有可用的权重：尚未结束，或结束时没有产生权重。请等到 model.ready 为 true。",
     ),
+    "model-unsupported": About(
+        409,
+        "The stored weights are whole, but of another network than this server knows, so it cannot run or convert them. They "
+        "can be downloaded as they are, as pdparams or safetensors.",
+        "存储的权重是完整的，但属于本服务器不认识的网络，无法运行或转换。可以按原样下载（pdparams 或 safetensors）。",
+    ),
     "job-not-terminal": About(
         409,
         "What was asked needs a job that has ended. Cancel it, or wait until `terminal` is true.",
@@ -108,6 +114,16 @@ ABOUT = {
         422,
         "This Idempotency-Key was used for another request within a day. Use a new key for a new request.",
         "该 Idempotency-Key 一天内已用于另一个请求。新请求请使用新的键。",
+    ),
+    "model-deleted": About(
+        410,
+        "The job was deleted, and its model with it; it does not come back. Use another job's, or an alias that outlives jobs.",
+        "该任务及其模型已被删除，无法恢复。请改用其他任务的模型，或使用比任务更长久的别名。",
+    ),
+    "range-not-satisfiable": About(
+        416,
+        "The file has none of the bytes that `Range` asks for; `Content-Range` says how many there are. Ask within them.",
+        "Range 请求的字节不在文件之内；Content-Range 给出文件的总字节数。请在该范围内请求。",
     ),
     "job-deleted": About(
         410,

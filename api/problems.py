@@ -28,6 +28,7 @@ _CODES = {
     404: "not-found",
     405: "method-not-allowed",
     413: "too-large",
+    416: "range-not-satisfiable",
 }
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _RATE_TAGS = (*RATE_TAGS, *SCHEDULE_CLASSES)
@@ -77,7 +78,13 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_ALWAYS_WITH = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_ALWAYS_WITH = {
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    416: ("Content-Range",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
 _SOMETIMES_WITH = {409: ("Retry-After",), 415: ("Accept-Encoding",)}
 
 
@@ -85,8 +92,10 @@ TEXT = {"schema": {"type": "string"}}
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS = {
     "Accept-Encoding": "How a body may be sent, when that was wrong: `identity`.",
+    "Accept-Ranges": "`bytes`: a part can be asked for with `Range`.",
     "Allow": "The methods that the path has.",
     "Content-Disposition": "`attachment`, and a name for the file.",
+    "Content-Range": "Which bytes these are, and of how many: `bytes 0-99/81920`; `bytes */81920` of none.",
     "ETag": "Names this state: send it as `If-None-Match`.",
     "Idempotent-Replayed": "`true` when the `Idempotency-Key` was used for this request before: nothing new was made.",
     "Location": "Path of what was made.",

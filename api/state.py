@@ -65,6 +65,7 @@ class State:
     holds: Holds
     predicting: Predicting
     drawing: CapacityLimiter  # who unpacks pictures
+    exporting: CapacityLimiter  # of one: whoever makes a model file
     readiness: "Recent[Readiness]"
     caller: Caller = ANYBODY
 

@@ -85,7 +85,7 @@ class Client:
         raise TimeoutError(f"{job_id} did not end within {limit_s} s")
 
     def model(self, job_id: str, *, format: str = "pdparams") -> bytes:
-        """The trained weights."""
+        """The trained network, as `pdparams`, `safetensors`, `inference` or `onnx`."""
         return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}).content
 
     def predict(self, images: list[Any], **options: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@
     ├── KeyReused             422  an Idempotency-Key came with another body than before
     ├── NotFound              404  no such job or model
     ├── ModelNotReady         409  the job has no model (yet)
+    ├── ModelUnsupported      409  its weights are of another network than ours
+    ├── ModelDeleted          410  its job was deleted
     ├── JobNotTerminal        409  the job has not ended, and what was asked needs that
     ├── Unauthorized          401  no key, or not a valid one
     ├── CrossSite             403  a page of another site asked for a change
@@ -85,6 +87,18 @@ class ModelNotReady(DescentError):
     code = "model-not-ready"
     status = 409
     title = "The job has no model to give"
+
+
+class ModelUnsupported(DescentError):
+    code = "model-unsupported"
+    status = 409
+    title = "The model is of another network"
+
+
+class ModelDeleted(DescentError):
+    code = "model-deleted"
+    status = 410
+    title = "The model was deleted with its job"
 
 
 class KeyReused(DescentError):

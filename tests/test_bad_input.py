@@ -331,7 +331,6 @@ RANGES = (
     "bytes=-",
     "bytes=5-1",
     "bytes=0-0," * 500,
-    "bytes=9999999999999999999999-",
     "items=0-1",
     "bytes=a-b",
     "=",
@@ -498,8 +497,9 @@ def test_the_model_of_a_deleted_job_is_gone(http: httpx2.Client) -> None:
     job_id = http.post("/jobs", json=GOOD).json()["id"]
     http.post(f"/jobs/{job_id}/cancel").raise_for_status()
     http.delete(f"/jobs/{job_id}").raise_for_status()
-    post(http, json.dumps({"model": job_id, "image": BLANK}), MISSING, "/predict")
-    refused(http.get(f"/jobs/{job_id}/model"), MISSING)
+    post(http, json.dumps({"model": job_id, "image": BLANK}), (410, "model-deleted"), "/predict")
+    refused(http.get(f"/jobs/{job_id}/model"), (410, "model-deleted"))
+    refused(http.get(f"/jobs/{job_id}"), MISSING)
 
 
 class _Mischief:

@@ -69,12 +69,17 @@ def test_a_paused_job_gives_its_weights_and_goes_on_as_if_nothing_had_been(
     ]  # fmt: skip
 
 
-def test_a_finished_job_that_is_extended_is_the_longer_job(client: Client, undisturbed: dict[str, Any]) -> None:
+def test_a_finished_job_that_is_extended_is_the_longer_job(
+    client: Client, server: Server, undisturbed: dict[str, Any]
+) -> None:
     job_id = client.submit(**{**JOB, "epochs": 1})["id"]
-    first = end_of(client, job_id)
+    first, graph = end_of(client, job_id), client.model(job_id, format="onnx")
     assert client.resume(job_id)["status"] == "succeeded"
     assert client.resume(job_id, epochs=1)["spec"]["epochs"] == 2
     job = end_of(client, job_id)
+    assert client.model(job_id, format="onnx") == client.model(undisturbed["id"], format="onnx") != graph
+    folder = server.home / "jobs" / job_id
+    eventually(lambda: [path.parent.name for path in folder.glob("*/*.onnx")] == ["2"], what="the end of the older one")
     assert job["resumed_from_step"] == 50
     assert losses(client, job_id) == undisturbed["losses"]
     assert job["model"]["sha256"] == undisturbed["model"]["sha256"] != first["model"]["sha256"]
@@ -141,16 +146,17 @@ def test_a_deleted_job_is_gone_with_all_its_files(client: Client, server: Server
     client.predict([[0.0] * 784], model=job_id)
     client.delete(job_id)
     assert not folder.exists()
-    for ask in (client.job, client.loss, client.model, client.delete, client.cancel, client.pause, client.resume):
+    for ask in (client.job, client.loss, client.delete, client.cancel, client.pause, client.resume):
         with pytest.raises(ApiError) as caught:
             ask(job_id)
         assert caught.value.status == 404
-    with pytest.raises(ApiError) as caught:
-        client.predict([[0.0] * 784], model=job_id)
-    assert caught.value.status == 404
+    for use in (client.model, lambda model: client.predict([[0.0] * 784], model=model)):
+        with pytest.raises(ApiError) as caught:
+            use(job_id)
+        assert (caught.value.status, caught.value.code) == (410, "model-deleted")
 
 
-def test_predictions_while_a_model_is_deleted_are_right_or_a_404(client: Client, server: Server) -> None:
+def test_predictions_while_a_model_is_deleted_are_right_or_a_410(client: Client, server: Server) -> None:
     job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1, batch_size=5000)["id"]
     end_of(client, job_id)
 
@@ -168,8 +174,8 @@ def test_predictions_while_a_model_is_deleted_are_right_or_a_404(client: Client,
         answers += [pool.submit(ask if n % 2 else download, n) for n in range(40)]
         statuses = [answer.result() for answer in answers]
         gone.result()
-    assert set(statuses) <= {200, 404}
-    assert statuses[-1] == 404
+    assert set(statuses) <= {200, 410}
+    assert statuses[-1] == 410
 
 
 def test_a_hundred_requests_with_one_key_make_one_job_that_trains_once(client: Client, server: Server) -> None:
@@ -200,7 +206,7 @@ def test_what_an_ended_job_leaves_is_what_is_needed(
 ) -> None:
     folder: Path = server.home / "jobs" / undisturbed["id"]
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    kinds = [name.partition("-")[0] for name in names]
+    kinds = [name.partition("-")[0] for name in names if not name.endswith(".onnx")]
     assert kinds == [
         "1/checkpoint", "1/checkpoint", "1/model.pdparams", "1/model.safetensors", "1/spool.jsonl", "history.jsonl", "job.json",
     ]  # fmt: skip

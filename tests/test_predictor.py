@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from core.errors import ArtifactCorrupt, InvalidRequest
+from core.errors import ArtifactCorrupt, InvalidRequest, ModelUnsupported
 from core.training.pictures import FITS, Budget, prepare
 from core.training.predictor import Floats, Predictor
 
@@ -37,9 +37,18 @@ def test_it_gives_what_paddle_gives() -> None:
 def test_damaged_weights_are_refused() -> None:
     content = safetensors.numpy.save(random_weights())
     assert Predictor.from_safetensors(content)
-    for damaged in (b"", content[:-1], content[: len(content) // 2], b"\x80\x04pickle", safetensors.numpy.save({})):
+    for damaged in (b"", content[:-1], content[: len(content) // 2], b"\x80\x04pickle"):
         with pytest.raises(ArtifactCorrupt):
             Predictor.from_safetensors(damaged)
+
+
+def test_weights_of_another_network_are_told_from_damaged_ones() -> None:
+    weights = random_weights()
+    renamed = {name.replace("fc.", "head."): value for name, value in weights.items()}
+    wider = weights | {"fc.bias": np.zeros(11, np.float32)}
+    for others in ({}, renamed, wider):
+        with pytest.raises(ModelUnsupported):
+            Predictor.from_safetensors(safetensors.numpy.save(others))
 
 
 def test_lists_are_taken_square_and_flat() -> None:

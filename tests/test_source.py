@@ -28,6 +28,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.training.pictures": set(),
     "core.training.predictor": set(),
     "core.training.runtime": set(),
+    "core.training.export": set(),
     "core.training.analysis": set(),
     "core.training.checkpoint": set(),
     "core.training.network": {"paddle"},

@@ -6,12 +6,24 @@ from typing import Any
 
 import pytest
 
-from core.errors import InvalidRequest, JobDeleted, JobNotTerminal, KeyReused, ModelNotReady, NotFound, Unavailable
+from core.errors import (
+    InvalidRequest,
+    JobDeleted,
+    JobNotTerminal,
+    KeyReused,
+    ModelDeleted,
+    ModelNotReady,
+    NotFound,
+    Unavailable,
+)
 from core.jobs import broker
-from core.jobs.job import WORKER_LOST, Job, JobError, Status
+from core.jobs.job import WORKER_LOST, Job, JobError, Status, new_job_id
+from core.jobs.owners import Caller
+from core.jobs.sweeps import SweepStore
 from core.jobs.work import MAX_ATTEMPTS, Claim, WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
+from core.sweep import SweepSpec
 from tests.conftest import WithStore
 
 SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, "epochs": 1})
@@ -329,7 +341,7 @@ def test_a_job_that_ended_can_be_made_longer(with_store: WithStore[Any]) -> None
     with_store(use)
 
 
-def test_a_deleted_job_leaves_no_key(with_store: WithStore[Any]) -> None:
+def test_a_deleted_job_leaves_no_key_but_whose_it_was_for_a_month(with_store: WithStore[Any]) -> None:
     async def use(store: WorkStore) -> None:
         claim = await claimed(store, await store.submit(SPEC))
         with pytest.raises(JobNotTerminal):
@@ -344,13 +356,56 @@ def test_a_deleted_job_leaves_no_key(with_store: WithStore[Any]) -> None:
         await store.emptied(claim.job_id)
         assert await store.trash() == others
         keys = [key async for key in store._redis.scan_iter("descent:*")]
-        assert not [key for key in keys if claim.job_id in key]
+        assert [key for key in keys if claim.job_id in key] == [f"descent:deleted:{claim.job_id}"]
+        month_ms = 30 * 24 * 3600 * 1000
+        assert month_ms - 60_000 < await store._redis.pttl(f"descent:deleted:{claim.job_id}") <= month_ms
         for key in ("descent:jobs", "descent:models:best", "descent:models:latest"):
             assert await store._redis.zscore(key, claim.job_id) is None
         assert claim.job_id not in await store.unfiled()
         assert await append(store, claim, 10) == "lost"
         with pytest.raises(NotFound):
             await store.get(claim.job_id)
+        with pytest.raises(ModelDeleted):
+            await store.model(claim.job_id)
+
+    with_store(use)
+
+
+def test_that_a_model_was_deleted_is_told_to_its_owner_alone(with_store: WithStore[Any]) -> None:
+    async def use(store: WorkStore) -> None:
+        ann, bob = (store.of(Caller(owner=owner, sees_all=False)) for owner in ("ann", "bob"))
+        claim = await claimed(store, await ann.submit(SPEC))
+        await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.5}, files=FILES)
+        raw = await store.raw(claim.job_id)
+        await store.delete(claim.job_id)
+        for caller in (ann, store):
+            with pytest.raises(ModelDeleted):
+                await caller.model(claim.job_id)
+        told = []
+        for job_id in (claim.job_id, new_job_id()):
+            with pytest.raises(NotFound) as caught:
+                await bob.model(job_id)
+            told.append(str(caught.value))
+        assert told[0] == told[1]
+        await store.emptied(claim.job_id)
+        assert raw
+        assert await store.restore(raw, []) == "restored"  # from a copy of its files
+        assert (await ann.model(claim.job_id)).files == FILES
+        await store.delete(claim.job_id)
+
+    with_store(use)
+
+
+def test_the_models_of_a_deleted_sweep_are_deleted_ones(with_store: WithStore[Any]) -> None:
+    async def use(store: WorkStore) -> None:
+        sweeps = SweepStore(store.database)
+        spec = SweepSpec.model_validate({"optimizers": ["sgd"], "learning_rates": [0.1, 0.01]})
+        sweep, _ = await sweeps.submit(spec, None)
+        await sweeps.cancel(sweep.id)
+        await sweeps.delete(sweep.id)
+        for job_id in sweep.job_ids:
+            with pytest.raises(ModelDeleted):
+                await store.model(job_id)
 
     with_store(use)
 

@@ -27,7 +27,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from client.redis_server import RedisServer
-from core.errors import JobDeleted, JobInUse, JobNotTerminal, KeyReused, ModelNotReady, NotFound
+from core.errors import JobDeleted, JobInUse, JobNotTerminal, KeyReused, ModelDeleted, ModelNotReady, NotFound
 from core.jobs import database
 from core.jobs.job import WORKER_LOST, JobError, Status, new_job_id
 from core.jobs.models import ModelStore
@@ -574,6 +574,7 @@ class Stories(RuleBasedStateMachine):
             VISITED["kept by an alias"] += 1
             return self._refused(JobInUse, self.store.delete(job.id))
         self._do(self.store.delete(job.id))
+        self._refused(ModelDeleted, self.store.model(job.id))
         job.is_deleted, job.is_unfiled, job.lease_end = True, False, None
         self.trash.add(job.id)
         return None
@@ -727,7 +728,7 @@ class Stories(RuleBasedStateMachine):
         check_promises(before, self.seen, self.move)
         for job in self.jobs:
             if job.is_deleted:
-                check_gone(job.id, self.trash, self.seen)
+                check_gone(job, self.trash, self.seen)
         named = {job.id for job, _ in self.keys.values()}
         assert {record["id"] for key, record in self.seen.items() if key.startswith("descent:idempotency:")} == named
         self.move = ""
@@ -819,11 +820,12 @@ def part_about(job_id: str, seen: Seen) -> Seen:
     return about | {"record": {name: value for name, value in record.items() if name != "aliases"}}
 
 
-def check_gone(job_id: str, trash: set[str], seen: Seen) -> None:
-    """Nothing names a deleted job any more, but the note to remove its files and the idempotency key it was made with."""
-    naming = {key for key, value in seen.items() if job_id in key or job_id in json.dumps(value)}
+def check_gone(job: Modelled, trash: set[str], seen: Seen) -> None:
+    """Nothing names a deleted job any more, but whose it was, the note to remove its files and its idempotency key."""
+    naming = {key for key, value in seen.items() if job.id in key or job.id in json.dumps(value)}
     naming = {key for key in naming if not key.startswith("descent:idempotency:")}
-    assert naming == ({"descent:trash"} if job_id in trash else set())
+    assert naming == {f"descent:deleted:{job.id}"} | ({"descent:trash"} if job.id in trash else set())
+    assert seen[f"descent:deleted:{job.id}"] == job.owner
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from core.jobs import artifacts
 from core.jobs.spool import Message, Spool
 from core.settings import Settings, configure_logging
 from core.spec import TRAIN_IMAGES, JobSpec
-from core.training import runtime
+from core.training import export, runtime
 
 if TYPE_CHECKING:
     from core.training.datasets import Dataset
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from core.training.progress import Progress
 
 _POINTS_A_LINE = 10_000
+_METRICS = ("valid_accuracy", "test_accuracy", "final_loss")  # of a result, those that the clock has no part in
 
 log = logging.getLogger(__name__)
 
@@ -172,13 +173,17 @@ class Job:
                     spool.sync()
                     artifacts.publish_checkpoint(self._folder, progress.step, progress.to_bytes())
                     if self._stopping:
-                        files = self._publish(progress.part("network"))
+                        metrics = (
+                            {"valid_accuracy": progress.state["valid_accuracy"]} if progress.state["epoch"] else {}
+                        )
+                        files = self._publish(progress.part("network"), progress.step, metrics)
                         self._send("stopped", step=progress.step, files=files)
                         return
                 case Finished():
-                    result = dataclasses.asdict(progress)
-                    del result["weights"]
-                    self._send("done", files=self._publish(progress.weights), result=_finite(result))
+                    result = _finite(dataclasses.asdict(progress))
+                    weights = result.pop("weights")
+                    metrics = {name: result[name] for name in _METRICS}
+                    self._send("done", files=self._publish(weights, self._spec.total_steps, metrics), result=result)
                 case RangeTested():
                     self._send("done", files=None, result=_finite(dataclasses.asdict(progress)))
 
@@ -222,12 +227,11 @@ class Job:
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _publish(self, weights: "Weights") -> dict[str, Any]:
-        import safetensors.numpy
-
+    def _publish(self, weights: "Weights", step: int, metrics: dict[str, float | None]) -> dict[str, Any]:
         from core.training.network import to_pdparams
 
-        contents = {"pdparams": to_pdparams(weights), "safetensors": safetensors.numpy.save(weights)}
+        safetensors = export.to_safetensors(weights, self._spec, step=step, metrics=metrics)
+        contents = {"pdparams": to_pdparams(weights), "safetensors": safetensors}
         return {name: artifacts.publish(self._folder, artifacts.FORMATS[name], it) for name, it in contents.items()}
 
     def _send(self, type: str, **fields: Any) -> Message:

@@ -2,10 +2,12 @@
 
     jobs/<id>/job.json, history.jsonl      the record and the loss history, for `descent reindex`
     jobs/<id>/<token>/model.*              the weights that one claim published
+    jobs/<id>/<token>/model-<sha256>.*     the same in another format, made from them when it was asked for
     jobs/<id>/<token>/checkpoint-<step>-<sha256>.safetensors
     jobs/<id>/<token>/spool.jsonl          what the claim's trainer told, from step 0 on
 
-A claim writes only below its own token, so a stale one never touches what a newer one published.
+A claim writes only below its own token, so a stale one never touches what a newer one published. What is made from weights
+lies beside them and goes with them.
 """
 
 import contextlib
@@ -21,10 +23,12 @@ from typing import Any
 from core.errors import ArtifactCorrupt
 
 FORMATS = {"pdparams": "model.pdparams", "safetensors": "model.safetensors"}
+EXPORTS = {"inference": "inference.zip", "onnx": "onnx"}  # the end of the name
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 SWEEP_ID = re.compile(r"sweep_[0-9a-f]{32}")
 SPOOL, RECORD, HISTORY = "spool.jsonl", "job.json", "history.jsonl"
 CHECKPOINTS_KEPT = 2
+_EXPORT = re.compile(r"model-([0-9a-f]{64})\.(?:inference\.zip|onnx)")
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{9})-([0-9a-f]{64})\.safetensors")
 
 
@@ -47,6 +51,10 @@ def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
     Returns its description for the record: `path` (below the folder two levels up), `sha256`, `size_bytes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    return _put(folder, name, content)
+
+
+def _put(folder: Path, name: str, content: bytes) -> dict[str, Any]:
     temporary = folder / f".{name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("wb") as file:
@@ -76,6 +84,29 @@ def _read(path: Path, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ArtifactCorrupt("a stored file does not match its digest")
     return content
+
+
+# --- other formats -----------------------------------------------------------------------------------------------------
+
+
+def publish_export(jobs_dir: Path, weights: dict[str, Any], format: str, content: bytes) -> None:
+    """Keep what was made from published weights, beside them; its digest is in its name.
+
+    Raises OSError when that cannot be done, also when the weights were removed meanwhile: their folder is not made again.
+    """
+    _put((jobs_dir / weights["path"]).parent, f"model-{hashlib.sha256(content).hexdigest()}.{EXPORTS[format]}", content)
+
+
+def read_export(jobs_dir: Path, weights: dict[str, Any], format: str) -> bytes | None:
+    """What was made from these weights in a format; None when it was not yet, or is damaged, and then it is removed."""
+    for path in sorted((jobs_dir / weights["path"]).parent.glob(f"model-*.{EXPORTS[format]}")):
+        if named := _EXPORT.fullmatch(path.name):
+            try:
+                return _read(path, named[1])
+            except ArtifactCorrupt:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    return None
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------------
@@ -128,10 +159,13 @@ def read_checkpoint(path: Path) -> bytes:
 def sweep(job: Path, kept: set[str], *, upto: int) -> None:
     """Remove what the claims up to the token `upto` left behind.
 
-    All but the published files in `kept`, the newest checkpoints and their spools.
+    All but the published files in `kept` with what was made from them, the newest checkpoints and their spools.
     """
     newest = checkpoints(job)[:CHECKPOINTS_KEPT]
-    keep = {job.parent / path for path in kept} | set(newest) | {path.parent / SPOOL for path in newest}
+    published = {job.parent / path for path in kept}
+    exports = {path for path in job.glob("[0-9]*/model-*") if _EXPORT.fullmatch(path.name)}
+    keep = published | {path for path in exports if path.parent in {file.parent for file in published}} | set(newest)
+    keep |= {path.parent / SPOOL for path in newest}
     for temporary in job.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
     for folder in [folder for folder in _folders(job) if int(folder.name) <= upto]:

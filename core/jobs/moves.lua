@@ -15,6 +15,7 @@
 -- those in the queue or in a worker's hands, and :held the rest, queued for clients but in no queue. :rung:<n> ranks runs.
 -- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
 -- jobs whose files are to go); descent:released are jobs whose message is to be sent.
+-- descent:deleted:<id> keeps for a month whose a deleted job was.
 -- For /metrics (measures.lua): descent:counts (status -> jobs), descent:waiting (id -> since when it is in the queue), and
 -- descent:totals, which count what ever happened and never go back. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
@@ -27,9 +28,12 @@ local TERMINAL = {succeeded = true, failed = true, cancelled = true}
 local HELD = {running = true, cancelling = true, pausing = true}
 local ANSWER = {running = 'go_on', cancelling = 'cancel', pausing = 'pause'}
 local DAY_MS = 24 * 3600 * 1000
+local REMEMBERED_MS = 30 * DAY_MS -- that a job was deleted
 local FULL = 0.8 -- of the server's memory limit
 
 local function key(id) return 'descent:job:' .. id end
+
+local function deleted_key(id) return 'descent:deleted:' .. id end
 
 local function sweep_key(id) return 'descent:sweep:' .. id end
 
@@ -531,7 +535,8 @@ function moves.extend(id, epochs, seen, spec, spec_hash, total_steps, by_json)
   return status
 end
 
--- delete id: forget a job that has ended and whose model no alias names; its files are left to whoever empties the trash.
+-- delete id: forget a job that has ended and whose model no alias names; its files are left to whoever empties the trash. For
+-- a month descent:deleted:<id> keeps whose it was, so that who asks for its model is told.
 -- -> the status before | named | ''
 function moves.delete(id)
   local status = status_of(id)
@@ -545,6 +550,7 @@ function moves.delete(id)
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
+  redis.call('SET', deleted_key(id), redis.call('HGET', key(id), 'owner') or '', 'PX', REMEMBERED_MS)
   redis.call('DEL', key(id), key(id) .. ':loss', key(id) .. ':epochs', key(id) .. ':transitions')
   return status
 end
@@ -657,6 +663,7 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
     redis.call('DEL', restoring)
     return refused
   end
+  redis.call('DEL', deleted_key(id))
   local record = cjson.decode(record_json)
   for name, value in pairs(record) do redis.call('HSET', key(id), name, value) end
   count_as(nil, record.status)

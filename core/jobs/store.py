@@ -14,6 +14,7 @@ from core.errors import (
     InvalidRequest,
     JobInUse,
     JobNotTerminal,
+    ModelDeleted,
     ModelNotReady,
     NotFound,
 )
@@ -386,9 +387,16 @@ class JobStore(Owned):
 
     @reaching_redis
     async def model(self, name: str) -> StoredModel:
-        """The weights of a job id, an alias, or a name that the server keeps. Raises NotFound or ModelNotReady."""
+        """The weights of a job id, an alias, or a name that the server keeps.
+
+        Raises NotFound, ModelNotReady, or ModelDeleted for the id of a job that the caller deleted within a month.
+        """
         if JOB_ID.fullmatch(name):
-            await self._see(name)
+            try:
+                await self._see(name)
+            except NotFound:
+                await self._refuse_deleted(name)
+                raise
         for _ in range(_LOOKS):
             found = await names.resolve(self._redis, name, owner=self._caller.owner, own=self._own)
             if found is None:
@@ -399,6 +407,7 @@ class JobStore(Owned):
             if status is not None or job_id == name:
                 break  # else what it named was deleted just now, and it may name another
         if status is None:
+            await self._refuse_deleted(name)
             raise NotFound("no such job or model")
         dataset = json.loads(spec)["dataset"]
         if partial is not None and name == job_id:
@@ -409,6 +418,12 @@ class JobStore(Owned):
             raise ModelNotReady(f"the job is {status}; its model comes when it has succeeded", retry_after_s=2)
         accuracy = json.loads(result or "{}").get("test_accuracy")
         return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(model), test_accuracy=accuracy)
+
+    async def _refuse_deleted(self, job_id: str) -> None:
+        """Raises ModelDeleted if a job of the caller's had this id. Of another's nothing is told."""
+        owner = await self._redis.get(f"descent:deleted:{job_id}")
+        if owner is not None and self._caller.may_see(owner):
+            raise ModelDeleted("the job was deleted, and its model with it")
 
     @reaching_redis
     @seen_by_caller

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from core.errors import ArtifactCorrupt
+from core.errors import ArtifactCorrupt, ModelUnsupported
 from core.training.fused.arrays import Layer, plain_conv_relu_pool
 
 Floats = npt.NDArray[np.float32]
@@ -35,13 +35,13 @@ class Predictor:
 
     @classmethod
     def from_safetensors(cls, content: bytes, layer: Layer = plain_conv_relu_pool) -> "Predictor":
-        """Raises ArtifactCorrupt when these are not the network's weights."""
+        """Raises ArtifactCorrupt for what is no safetensors file, ModelUnsupported for the weights of another network."""
         try:
             weights = safetensors.numpy.load(content)
         except safetensors.SafetensorError as error:
             raise ArtifactCorrupt("the model's file is not safetensors") from error
         if {name: value.shape for name, value in weights.items()} != _SHAPES:
-            raise ArtifactCorrupt("the model's file does not hold the lesson's network")
+            raise ModelUnsupported("the model's tensors are not those of the lesson's network, in names or shapes")
         return cls({name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}, layer)
 
     def probabilities(self, images: Floats) -> Floats:
