@@ -23,6 +23,7 @@ from api import (
     document,
     events,
     history,
+    inference,
     jobs,
     models,
     ops,
@@ -50,7 +51,20 @@ from core.settings import Settings, available_cores, configure_logging, read_set
 
 log = logging.getLogger(__name__)
 
-_RESOURCES = (predict, jobs, sweeps, rate_range, history, events, compare, models, catalogue, ops, problem_pages)
+_RESOURCES = (
+    predict,
+    inference,
+    jobs,
+    sweeps,
+    rate_range,
+    history,
+    events,
+    compare,
+    models,
+    catalogue,
+    ops,
+    problem_pages,
+)
 
 
 def create_app(settings: Settings | None = None, metrics: Metrics | None = None) -> FastAPI:
