@@ -24,6 +24,7 @@ from api import (
     download,
     events,
     history,
+    inference,
     jobs,
     models,
     ops,
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _RESOURCES = (
     predict,
+    inference,
     jobs,
     download,
     sweeps,

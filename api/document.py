@@ -1,8 +1,8 @@
 """The OpenAPI document: what FastAPI makes of the routes, completed with what all of them share.
 
-Every answer carries `X-Request-Id` and `Cache-Control`; every error is a problem; any route may refuse its parameters, `Accept`
-(`strict.py`), the Host or too many headers (`guard.py`); what may be unchanged takes `If-None-Match`; an id that one answer
-gives is linked to the operations that take it.
+Every answer carries `X-Request-Id` and `Cache-Control`; every error is a problem, or below /v2 of the Open Inference Protocol's
+form; any route may refuse its parameters, `Accept` (`strict.py`), the Host or too many headers (`guard.py`); what may be
+unchanged takes `If-None-Match`; an id that one answer gives is linked to the operations that take it.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from api import guard
 from api.conditional import LONGEST_RANGES, LONGEST_TAGS
-from api.problems import Problem, documented
+from api.problems import InferenceError, Problem, documented, is_inference
 from api.strict import most_bytes
 
 Json = dict[str, Any]
@@ -57,8 +57,8 @@ _OF_A_PART = [
     },
 ]
 _ABOUT = (
-    "Errors are problems (RFC 9457), those of no operation too: 404 where there is nothing, and 405, with `Allow`, for a "
-    "method that a path does not have (the component `MethodNotAllowed`)."
+    "Errors are problems (RFC 9457), below /v2 of the Open Inference Protocol's form, those of no operation too: 404 where "
+    "there is nothing, and 405, with `Allow`, for a method that a path does not have (the component `MethodNotAllowed`)."
 )
 _BODY = "Strict JSON in UTF-8, at most {most} bytes: no key twice, no NaN, no lone surrogate."
 _OWN_PATHS = {"JobAnswer": "/jobs/{job_id}", "SweepAnswer": "/sweeps/{sweep_id}", "RangeTestAnswer": "/jobs/{job_id}"}
@@ -87,6 +87,7 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         components["schemas"].pop(name, None)
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
+    components["schemas"]["InferenceError"] = InferenceError.model_json_schema()
     components["headers"] = {"X-Request-Id": _REQUEST_ID, "Cache-Control": _CACHE_CONTROL}
     components["responses"] = {"MethodNotAllowed": documented(405)[405]}
     document["info"]["description"] = _ABOUT
@@ -108,6 +109,8 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
             sent |= {name: {"$ref": f"#/components/headers/{name}"} for name in components["headers"]}
             if (what := _what(answer)) in links:
                 answer["links"] = links[what]
+        if is_inference(path):
+            _tell_as_inference(answers)
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])
         if "304" in answers:
@@ -115,6 +118,14 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         if "206" in answers:
             operation["parameters"] += _OF_A_PART
     return document
+
+
+def _tell_as_inference(answers: Json) -> None:
+    """The errors in the Open Inference Protocol's form, which has 400 for 422."""
+    answers["400"] = answers.pop("422") | {"description": HTTPStatus.BAD_REQUEST.phrase}
+    for status, answer in answers.items():
+        if int(status) >= 400:
+            answer["content"] = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceError"}}}
 
 
 def _without_null(schema: Json) -> Json:

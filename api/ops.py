@@ -53,10 +53,14 @@ async def healthz() -> Health:
 )
 async def readyz(request: Request, response: Response) -> Readiness:
     """Anybody may ask, so it is looked at once a second at most, and tells no numbers where keys are required."""
-    state = state_of(request)
-    readiness = await state.readiness.get(lambda: _look(state), lambda it: _GOOD_S if it.ready else _BAD_S)
+    readiness = await readiness_of(state_of(request))
     response.status_code = 200 if readiness.ready else 503
     return readiness
+
+
+async def readiness_of(state: State) -> Readiness:
+    """As it was found a moment ago, or is found now."""
+    return await state.readiness.get(lambda: _look(state), lambda it: _GOOD_S if it.ready else _BAD_S)
 
 
 async def _look(state: State) -> Readiness:

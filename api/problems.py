@@ -1,4 +1,7 @@
-"""Errors as clients see them: always `application/problem+json` (RFC 9457), small, and never an echo of the input."""
+"""Errors as clients see them: `application/problem+json` (RFC 9457), small, and never an echo of the input.
+
+Below /v2 they have the Open Inference Protocol's form instead: `{"error": "..."}`.
+"""
 
 import json
 import logging
@@ -21,6 +24,7 @@ from core.sweep import RateRange
 MOST_PROBLEMS = 10
 LONGEST_NAME = 30  # of an unknown name, as it is shown: enough to find it by
 _MOST_BYTES = 4095
+_LONGEST_TEXT = 2000  # escaped for JSON it is twice as long at most
 _UNSHOWN = re.compile("[^ -~]")
 _CODES = {
     401: "unauthorized",
@@ -68,6 +72,17 @@ class Problem(BaseModel):
     errors: list[ProblemField] = []
 
 
+class InferenceError(BaseModel):
+    """What went wrong, as the Open Inference Protocol tells it."""
+
+    error: str
+
+
+def is_inference(path: str) -> bool:
+    """Whether the path is the Open Inference Protocol's."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -97,6 +112,7 @@ _HEADERS = {
     "Content-Disposition": "`attachment`, and a name for the file.",
     "Content-Range": "Which bytes these are, and of how many: `bytes 0-99/81920`; `bytes */81920` of none.",
     "ETag": "Names this state: send it as `If-None-Match`.",
+    "Inference-Header-Content-Length": "How many bytes of the body are its JSON; the tensors follow. Only in the binary form.",
     "Idempotent-Replayed": "`true` when the `Idempotency-Key` was used for this request before: nothing new was made.",
     "Location": "Path of what was made.",
     "Preference-Applied": "How long `Prefer` asked to wait, as it was understood.",
@@ -254,8 +270,24 @@ def _render(
     headers: dict[str, str],
 ) -> Response:
     request_id, instance = _request_id(request), request.scope["path"]
+    headers = {**headers, "X-Request-Id": request_id}
+    if is_inference(instance):  # whose servers answer 400 to all that is wrong with a request
+        return Response(
+            _inference_text(detail, problems), 400 if status == 422 else status, headers, "application/json"
+        )
     text = problem_text(status, code, title, detail, problems, instance=instance, request_id=request_id)
-    return Response(text, status, {**headers, "X-Request-Id": request_id}, "application/problem+json")
+    return Response(text, status, headers, "application/problem+json")
+
+
+def _inference_text(detail: str, problems: Sequence[FieldProblem]) -> str:
+    """An error of the Open Inference Protocol, in ASCII and below 4 KB: what a problem has in fields, in one text."""
+    return json.dumps({"error": printable("; ".join(map(_told, problems)) or detail)[:_LONGEST_TEXT]})
+
+
+def _told(problem: FieldProblem) -> str:
+    allowed = f" (allowed: {', '.join(problem.allowed)})" if problem.allowed else ""
+    hint = f", did you mean {problem.did_you_mean}?" if problem.did_you_mean else ""
+    return f"{problem.pointer or 'body'}: {problem.detail}{allowed}{hint}"
 
 
 def problem_text(

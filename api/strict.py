@@ -25,7 +25,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_BODY_BYTES = 8 << 20  # 256 images as JSON lists are about 4 MB
 USUAL_BODY_BYTES = 256 << 10
-_WITH_IMAGES = {"/predict"}
+_WITH_IMAGES = {"/predict", "/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"}
 _SHORT_LIST = 16  # a shape, not a row of pixels
 _AT_ONCE_BYTES = 64 << 10  # what is longer is parsed in a thread, one at a time: others are answered meanwhile
 _MOST_READ = 8 * MAX_BODY_BYTES  # of a body too long: who is cut off while it sends may not see the answer
@@ -45,6 +45,8 @@ class StrictRequest(Request):
 
     FastAPI's own `max_body_size` answers in plain text when the length is declared, so the limit is kept here.
     """
+
+    media = "application/json"  # how a body is to be sent
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -73,16 +75,25 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            body = await self.body()
+            body = self.json_part(await self.body())
             parse = parse_numbers if self.scope["route"].path in _WITH_IMAGES else parse_json
             is_short = len(body) <= _AT_ONCE_BYTES
             self._json = parse(body) if is_short else await to_thread.run_sync(parse, body, limiter=_parsing)
         return self._json
 
+    def json_part(self, body: bytes) -> bytes:
+        """That of the body which is JSON: all of it, here."""
+        return body
+
+    def is_readable(self) -> bool:
+        """Whether its Content-Type says that the body is what `media` names."""
+        return _is_json(self.headers.get("content-type", ""))
+
 
 class StrictRoute(APIRoute):
     """A route that refuses unknown query parameters, and reads its body through StrictRequest before FastAPI does."""
 
+    request_class: type[StrictRequest] = StrictRequest
     _strict: Handler | None = None  # of a route that needs nothing else
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,13 +112,13 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             if produced and preferred(request.headers.get("accept", ""), produced) is None:
                 raise HTTPException(406, f"this can be had as {', '.join(sorted(produced))}")
-            checked = StrictRequest(request.scope, request.receive)
+            checked = self.request_class(request.scope, request.receive)
             _refuse_wrong_parameters(checked)
             if self.body_field is not None and not await self._may_be_left_out(checked):
                 if request.headers.get("content-encoding", "identity").lower() != "identity":
                     raise HTTPException(415, "send the body as it is, not compressed", {"Accept-Encoding": "identity"})
-                if not _is_json(request.headers.get("content-type", "")):
-                    raise HTTPException(415, "send the body as application/json")
+                if not checked.is_readable():
+                    raise HTTPException(415, f"send the body as {checked.media}")
                 if await checked.json() is None:
                     raise InvalidRequest(FieldProblem("", "this should be an object"))
             return await handle(checked)

@@ -50,8 +50,9 @@ SPEC = JobSpec.model_validate(GOOD)
 MISSING, MISSING_SWEEP = "job_" + "0" * 32, "sweep_" + "0" * 32
 MOST_LIVE = 3
 PICTURE = {"image": [0.0] * 784}
-OPEN_PATHS = ["/healthz", "/readyz", "/version", "/problems/unauthorized", "/docs", "/openapi.json",
-              "/static-offline-docs/swagger-ui.css"]  # fmt: skip
+TENSOR = {"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [1]}  # looked at once there is a model
+OPEN_PATHS = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/version", "/problems/unauthorized",
+              "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"]  # fmt: skip
 
 
 @contextmanager
@@ -176,6 +177,24 @@ def test_whatever_is_not_open_needs_a_key(url: str, method_path: str) -> None:
     assert '"jobs"' not in answer.text
 
 
+@pytest.mark.parametrize(
+    "method_path",
+    [
+        "GET /v2",
+        "GET /v2/models/best",
+        "POST /v2/models/best/infer",
+        "GET /v2/health/live/",
+        "GET /v2/health",
+        "GET /v2/x",
+    ],
+)
+def test_below_v2_a_missing_key_is_told_in_that_protocols_form(url: str, method_path: str) -> None:
+    answer = raw(url, *method_path.split())
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert answer.json() == {"error": "send a key: `Authorization: Bearer dsc_...`"}
+
+
 def raw(url: str, method: str, path: str, *headers: str, version: str = "1.1") -> httpx2.Response:
     """The answer to a request as it is written here; clients tidy paths and headers up."""
     lines = [f"{method} {path} HTTP/{version}", *(headers or ("Host: localhost",)), "Connection: close", "", ""]
@@ -268,6 +287,9 @@ MORE_ROUTES = [
     "POST /jobs/{job_id}/resume {\"epochs\": 0}",
     "POST /predict {\"model\": \"{job_id}\"}",
     "GET /models/{job_id}",
+    "GET /v2/models/{job_id}",
+    "GET /v2/models/{job_id}/ready",
+    f"POST /v2/models/{{job_id}}/infer {json.dumps({'inputs': [TENSOR]})}",
     "PUT /models/mine {\"job_id\": \"{job_id}\"}",
 ]  # fmt: skip
 

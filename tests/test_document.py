@@ -91,9 +91,9 @@ def test_a_missing_bound_is_found(schema: Json) -> None:
 
 def test_the_limits_of_bodies_are_named(document: Json) -> None:
     bodies = {path: operation["requestBody"] for path, operation in with_paths(document) if "requestBody" in operation}
-    assert {"/jobs", "/predict"} <= set(bodies)
+    assert {"/jobs", "/predict", "/v2/models/{model}/infer"} <= set(bodies)
     for path, body in bodies.items():
-        most = MAX_BODY_BYTES if path == "/predict" else USUAL_BODY_BYTES
+        most = MAX_BODY_BYTES if path == "/predict" or path.endswith("/infer") else USUAL_BODY_BYTES
         assert f"at most {most} bytes" in body["description"]
     paths = [schema for name, schema in inputs(document) if name.endswith("path job_id")]
     assert {schema["pattern"] for schema in paths} == {"^job_[0-9a-f]{32}$"}
@@ -101,16 +101,20 @@ def test_the_limits_of_bodies_are_named(document: Json) -> None:
 
 def test_every_error_is_documented_as_a_problem(document: Json) -> None:
     assert "HTTPValidationError" not in document["components"]["schemas"]
-    for operation in operations(document):
-        answers = operation["responses"]
-        expected = {"406", "421", "422", "431"} | (
+    for path, operation in with_paths(document):
+        answers, is_inference = operation["responses"], path.startswith("/v2")
+        expected = {"406", "421", "400" if is_inference else "422", "431"} | (
             {"400", "408", "413", "415"} if "requestBody" in operation else set()
         )
         assert expected <= set(answers)
+        assert "422" not in answers or not is_inference
         for status, answer in answers.items():
             assert {"X-Request-Id", "Cache-Control"} <= answer["headers"].keys()
             if status >= "400" and (operation["operationId"], status) != ("health_readyz", "503"):
-                assert list(answer["content"]) == ["application/problem+json"]
+                form = (
+                    ("application/json", "InferenceError") if is_inference else ("application/problem+json", "Problem")
+                )
+                assert answer["content"] == {form[0]: {"schema": {"$ref": f"#/components/schemas/{form[1]}"}}}
 
 
 def test_what_may_be_unchanged_takes_the_tag_that_names_it(document: Json) -> None:
