@@ -7,7 +7,6 @@ from typing import cast
 
 from core.errors import FieldProblem, InvalidRequest, ModelNotReady, NotFound, Unavailable
 from core.jobs import names
-from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, reaching_redis
 from core.jobs.job import from_ms
 from core.jobs.owners import Owned
@@ -62,13 +61,12 @@ class ModelStore(Owned):
     @reaching_redis
     async def get(self, name: str) -> ModelEntry:
         """The model that an alias, a kept name or a job id names. Raises NotFound, also for a job without a model."""
-        if JOB_ID.fullmatch(name):
-            await self._see(name)
-        job_id = await names.resolve(self._redis, name, owner=self._caller.owner, own=self._own)
-        record = await self._redis.hgetall(_PREFIX + job_id) if job_id else {}
-        if "model" not in record:
+        where = names.found_by(name, owner=self._caller.owner, own=self._own)
+        job_id, fields, _ = await self._reads(args=["named", *where]) or ("", [], None)
+        record = hash_of(fields)
+        if "model" not in record or not self._caller.may_see(record.get("owner", "")):
             raise NotFound("no such model")
-        return _entry(cast(str, job_id), record, await self._kept(), self._caller.owner)
+        return _entry(job_id, record, await self._kept(), self._caller.owner)
 
     @reaching_redis
     async def aliases(self) -> dict[str, str]:

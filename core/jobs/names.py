@@ -7,7 +7,6 @@ whoever predicts digits gets digits. Those of another data set are called `best:
 import json
 import re
 from collections.abc import Callable
-from typing import Any, cast
 
 from core.catalogue import DATASETS, DEFAULT_DATASET
 from core.jobs.artifacts import JOB_ID
@@ -43,13 +42,13 @@ def ranking_key(kept: str) -> str:
     return f"descent:models:{dataset}:{word}" if dataset else f"descent:models:{word}"
 
 
-async def resolve(redis: Any, name: str, *, owner: str, own: Callable[[str], str]) -> str | None:
-    """The id of the job that a name names for an owner, or None. An id names itself, whether there is such a job or not.
+def found_by(name: str, *, owner: str, own: Callable[[str], str]) -> tuple[str, str, str]:
+    """How the read `named` finds the job that a name names for an owner. An id names itself, if there is such a job or not.
 
     `own` makes the key of the caller's ranking from that of everybody's.
     """
     if JOB_ID.fullmatch(name):
-        return name
+        return "id", "", name
     if name in KEPT:
-        return next(iter(await redis.zrevrange(own(ranking_key(name)), 0, 0)), None)
-    return cast("str | None", await redis.hget(aliases_key(owner), stored(name, owner)))
+        return "ranking", own(ranking_key(name)), ""
+    return "alias", aliases_key(owner), stored(name, owner)

@@ -14,6 +14,17 @@ function reads.job(id)
     redis.call('ZRANK', 'descent:queued', id)}
 end
 
+-- named kind where name: the job that a name names. By `kind` it is an id itself (id), the highest of a ranking (ranking), or a
+-- field of a hash of aliases (alias); `where` is the key of the ranking or the hash.
+-- -> {id, record, whose it was if it is an id whose job was deleted} | {} when it names nothing
+function reads.named(kind, where, name)
+  local id = name
+  if kind == 'ranking' then id = redis.call('ZREVRANGE', where, 0, 0)[1] end
+  if kind == 'alias' then id = redis.call('HGET', where, name) end
+  if not id then return {} end
+  return {id, redis.call('HGETALL', key(id)), redis.call('GET', 'descent:deleted:' .. id)}
+end
+
 -- told id: {status, number of loss points, of epochs, of transitions} | {}
 function reads.told(id)
   local status = redis.call('HGET', key(id), 'status')

@@ -19,7 +19,6 @@ from core.errors import (
     NotFound,
 )
 from core.jobs import names
-from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database, connect, reaching_redis
 from core.jobs.job import Job, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
@@ -33,7 +32,6 @@ READS = (Path(__file__).parent / "reads.lua").read_text()
 _PREFIX = "descent:job:"
 LOOK = 500  # jobs that one read looks at for those that bear several labels: about a millisecond of the server's time
 _NEWS_POINTS = 1000
-_LOOKS = 3  # at a name that may be given to another model just then
 _NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
 _LIST_CHUNK = 200
 
@@ -391,39 +389,23 @@ class JobStore(Owned):
 
         Raises NotFound, ModelNotReady, or ModelDeleted for the id of a job that the caller deleted within a month.
         """
-        if JOB_ID.fullmatch(name):
-            try:
-                await self._see(name)
-            except NotFound:
-                await self._refuse_deleted(name)
-                raise
-        for _ in range(_LOOKS):
-            found = await names.resolve(self._redis, name, owner=self._caller.owner, own=self._own)
-            if found is None:
-                raise NotFound(_NO_MODEL_YET if name in names.KEPT else "no such job or model")
-            job_id = found
-            fields = ["status", "model", "partial", "result", "spec"]
-            status, model, partial, result, spec = await self._redis.hmget(_PREFIX + job_id, fields)
-            if status is not None or job_id == name:
-                break  # else what it named was deleted just now, and it may name another
-        if status is None:
-            await self._refuse_deleted(name)
-            raise NotFound("no such job or model")
-        dataset = json.loads(spec)["dataset"]
+        found = await self._read("named", *names.found_by(name, owner=self._caller.owner, own=self._own))
+        job_id, fields, deleted_by = found or ("", [], None)
+        record = hash_of(fields)
+        if not self._is_seen(record):
+            if deleted_by is not None and self._caller.may_see(deleted_by):
+                raise ModelDeleted("the job was deleted, and its model with it")
+            raise NotFound(_NO_MODEL_YET if name in names.KEPT else "no such job or model")
+        status, model, partial = record["status"], record.get("model"), record.get("partial")
+        dataset = json.loads(record["spec"])["dataset"]
         if partial is not None and name == job_id:
             return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(partial), test_accuracy=None)
         if model is None:
             if Status(status).terminal:
                 raise ModelNotReady(f"the job ended as {status} and left no model")
             raise ModelNotReady(f"the job is {status}; its model comes when it has succeeded", retry_after_s=2)
-        accuracy = json.loads(result or "{}").get("test_accuracy")
+        accuracy = json.loads(record.get("result", "{}")).get("test_accuracy")
         return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(model), test_accuracy=accuracy)
-
-    async def _refuse_deleted(self, job_id: str) -> None:
-        """Raises ModelDeleted if a job of the caller's had this id. Of another's nothing is told."""
-        owner = await self._redis.get(f"descent:deleted:{job_id}")
-        if owner is not None and self._caller.may_see(owner):
-            raise ModelDeleted("the job was deleted, and its model with it")
 
     @reaching_redis
     @seen_by_caller
