@@ -1,22 +1,18 @@
 """The API under load, one process of it, beside MLflow's tracking server with the same history.
 
-`.venv/bin/python bench/api.py` (about 5 minutes). wrk makes the load, because it is light and client, server and database
-share the cores (Debian: `apt-get install wrk`). Private servers in temporary homes, and no worker. Each line is the median of
-its rounds; what is compared takes turns, so that a slow minute of the machine hits all of it.
+`.venv/bin/python bench/api.py` (about 5 minutes). wrk, server and database share the cores. Private servers in temporary
+homes, and no worker. Each line is the median of its rounds; what is compared takes turns, so that a slow minute of the
+machine hits all of it.
 """
 
 import argparse
 import asyncio
 import math
 import os
-import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -24,53 +20,19 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench import measure
+from bench.load import Request, loaded, require_wrk
 from bench.measure import Run
-from client.redis_server import RedisServer
+from bench.servers import descent, serving
 from client.stack import free_port
 from core.jobs.job import Status
 from core.jobs.work import WorkStore
-from core.processes import Child
 from core.settings import Settings
 from core.spec import JobSpec
 
-MLFLOW = ["mlflow==3.17.2", "uvloop==0.23.0", "httptools==0.9.0"]
 UVICORN = {"as installed": "--loop asyncio --http h11", "with uvloop": "--loop uvloop --http httptools"}
 POINTS = 2500  # the lesson's five epochs, every step
 JOBS = 10_000
 JOB = '{"optimizer": "adam", "learning_rate": 0.001}'
-_START_LIMIT_S = 120
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for again and again, and what the answer must be: its status, and how often it says "step"."""
-
-    url: str
-    status: int = 200
-    steps: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str | None = None
-
-    def check(self) -> None:
-        """Ask once. Raises RuntimeError when the answer is not what is to be measured."""
-        method = "POST" if self.body else "GET"
-        json = {"Content-Type": "application/json"} if self.body else {}
-        answer = httpx2.request(
-            method, self.url, headers={**self.headers, **json}, content=self.body, timeout=60, trust_env=False
-        )
-        if answer.status_code != self.status or self.steps not in (None, answer.text.count('"step"')):
-            raise RuntimeError(f"{self.url}: {answer.status_code} {answer.text[:300]}")
-
-    def load(self, connections: int, seconds: int) -> Run:
-        """Keep so many connections busy with it for so long."""
-        headers = [word for name, value in self.headers.items() for word in ("-H", f"{name}: {value}")]
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", *headers]
-        env = os.environ | ({"BODY": self.body} if self.body else {})
-        run = measure.run([*command, "-s", "bench/load.lua", self.url], env=env)
-        if run.figures["failed"]:
-            raise RuntimeError(f"{self.url}: {run.figures['failed']:.0f} answers failed")
-        self.check()  # is still right; and answered after what wrk left unread
-        return run
 
 
 def main() -> None:
@@ -81,10 +43,9 @@ def main() -> None:
     parser.add_argument("--without-mlflow", action="store_true")
     parser.add_argument("--only", default="", help="lines whose name holds this")
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        parser.error("this needs wrk: apt-get install wrk")
+    require_wrk(parser)
     with ExitStack() as servers:
-        ours = servers.enter_context(descent())
+        ours = servers.enter_context(descent(fill, DESCENT_MOST_QUEUED="1000000")).url
         requests = {**reads(ours), **lists(ours)}
         if not options.without_mlflow:
             for how, uvicorn in UVICORN.items():
@@ -96,15 +57,6 @@ def main() -> None:
             runs |= loaded(creates, options.connections, options.seconds, options.rounds)
     print(measure.heading(f"The API: one process, {options.connections} connections"))
     print(report(runs))
-
-
-def loaded(requests: Mapping[str, Request], connections: int, seconds: int, rounds: int) -> dict[str, list[Run]]:
-    for request in requests.values():
-        request.check()
-        request.load(connections, 1)  # connections opened, code warm
-    return measure.interleaved(
-        {name: partial(request.load, connections, seconds) for name, request in requests.items()}, rounds
-    )
 
 
 def report(runs: dict[str, list[Run]]) -> str:
@@ -148,24 +100,6 @@ def lists(server: str) -> dict[str, Request]:
     return {f"list of {JOBS:,}: {name}": Request(f"{server}/jobs{query}") for name, query in queries.items()}
 
 
-@contextmanager
-def descent() -> Iterator[str]:
-    """The URL of one API process over an embedded server with many jobs; one has trained."""
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings(home=Path(home), port=free_port("127.0.0.1"))
-        redis = RedisServer(settings)
-        child = redis.start()
-        try:
-            asyncio.run(fill(settings))
-            command = [sys.executable, "-m", "api.app"]
-            env = {"DESCENT_HOME": home, "DESCENT_PORT": str(settings.port), "DESCENT_MOST_QUEUED": "1000000"}
-            with serving(command, f"http://127.0.0.1:{settings.port}/healthz", env) as url:
-                yield url.removesuffix("/healthz")
-        finally:
-            child.stop(20)
-            redis.release()
-
-
 async def fill(settings: Settings) -> None:
     """Ten thousand queued jobs, a thousandth of them tagged, the newest of all with a whole history."""
     plain = {"optimizer": "adam", "learning_rate": 0.001}
@@ -193,7 +127,7 @@ def history() -> list[dict[str, float]]:
 @contextmanager
 def mlflow(uvicorn: str) -> Iterator[Request]:
     """The same history in MLflow's tracking server: one process over SQLite."""
-    bin_dir = Path(measure.environment("mlflow", MLFLOW)).parent
+    bin_dir = Path(measure.environment("mlflow")).parent
     with tempfile.TemporaryDirectory() as folder:
         port = free_port("127.0.0.1")
         store = [
@@ -204,8 +138,9 @@ def mlflow(uvicorn: str) -> Iterator[Request]:
         ]
         command = [str(bin_dir / "mlflow"), "server", *store, "--port", str(port), "--workers", "1"]
         env = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with serving([*command, "--uvicorn-opts", uvicorn], f"http://127.0.0.1:{port}/health", env) as url:
-            root = url.removesuffix("/health") + "/api/2.0/mlflow"
+        command += ["--uvicorn-opts", uvicorn]
+        with serving(command, f"http://127.0.0.1:{port}", env, ready="/health") as server:
+            root = f"{server.url}/api/2.0/mlflow"
             run = httpx2.post(f"{root}/runs/create", json={"experiment_id": "0"}, timeout=60).raise_for_status().json()
             run_id = run["run"]["info"]["run_id"]
             metrics = [
@@ -216,29 +151,6 @@ def mlflow(uvicorn: str) -> Iterator[Request]:
                 batch = {"run_id": run_id, "metrics": metrics[start : start + 500]}
                 httpx2.post(f"{root}/runs/log-batch", json=batch, timeout=60).raise_for_status()
             yield Request(f"{root}/metrics/get-history?run_id={run_id}&metric_key=loss", steps=POINTS)
-
-
-@contextmanager
-def serving(command: list[str], url: str, env: dict[str, str]) -> Iterator[str]:
-    """A server process, once `url` answers, until the block ends."""
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        child = Child("server", command, log_file=Path(log.name), env=env)
-        try:
-            deadline = time.monotonic() + _START_LIMIT_S
-            while not answers(url):
-                if child.exit_code is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{command[0]} did not start: {Path(log.name).read_text()[-2000:]}")
-                time.sleep(0.1)
-            yield url
-        finally:
-            child.stop(10)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx2.get(url, timeout=5, trust_env=False).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from core.settings import Settings
 from core.spec import JobSpec
 from worker.trainer_process import Assignment, Setup
 
-TORCH = ["torch==2.13.0", "numpy"]
 RATES = {"sgd": 0.01, "adam": 0.001}
 IMAGES = 50_000
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lesson-repeats", type=int, default=2, help="it takes the better part of a minute")
     options = parser.parse_args()
-    python = measure.environment("torch", TORCH)
+    python = measure.environment("torch")
     with tempfile.TemporaryDirectory() as folder:
         arrays = save_arrays(Path(folder))
         print(measure.heading("Training: one epoch, batch 100"))

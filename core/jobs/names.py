@@ -43,7 +43,7 @@ def ranking_key(kept: str) -> str:
 
 
 def found_by(name: str, *, owner: str, own: Callable[[str], str]) -> tuple[str, str, str]:
-    """How the read `named` finds the job that a name names for an owner. An id names itself, if there is such a job or not.
+    """How the read `named` finds the job that a name names for an owner. An id names itself, there being one or not.
 
     `own` makes the key of the caller's ranking from that of everybody's.
     """
