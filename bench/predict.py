@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -31,6 +32,7 @@ from bench.servers import Server
 from core.settings import available_cores
 
 BATCH = "a batch of 256"
+_HEADER_LENGTH = "Inference-Header-Content-Length"
 _SOAK_CONNECTIONS = 64
 _WARM_S = 30
 _SAMPLE_S = 5
@@ -124,24 +126,25 @@ def memory(standing: Mapping[str, Standing]) -> str:
 
 
 def batch(rounds: int) -> str:
-    """256 images: the whole request, the time that the answer tells, and the engine alone on the prepared images."""
-    body = json.dumps({"images": network.digits().tolist()})
-    with contenders.ours(1) as server, httpx2.Client(trust_env=False, timeout=60) as client:
-        asked = partial(ask, client, f"{server.url}/predict", body)
-        for _ in range(3):
-            answer = asked()  # warm
-        turns = {"request": asked, "engine": partial(engine_time.run, engine_time.OURS, available_cores(), 1)}
+    """256 images: the whole request as JSON and as a binary tensor, and the engine alone on the prepared images."""
+    body, tensor = json.dumps({"images": network.digits().tolist()}).encode(), network.digits().astype("<f4").tobytes()
+    with contenders.ours(1) as server, httpx2.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+        asked = {
+            "JSON": partial(ask, lambda: by_json(client, body)),
+            "binary": partial(ask, lambda: by_tensor(client, tensor)),
+        }
+        for one in asked.values():
+            one()  # warm
+        turns = {**asked, "engine": partial(engine_time.run, engine_time.OURS, available_cores(), 1)}
         runs = measure.interleaved(turns, max(rounds, 3))
     engine = [run.figures[f"us_{network.DIGITS}"] / 1000 for run in runs["engine"]]
-    sent, received = len(body) / 1e6, answer.figures["bytes"] / 1e6
     rows = {
         "the engine alone, in a process of its own": engine,
-        "`latency_ms` in the answer: images checked and prepared, the engine, classes ranked": [
-            run.figures["latency_ms"] for run in runs["request"]
-        ],
-        f"the whole request: and {sent:.1f} MB of JSON sent and parsed, {received:.2f} MB written and received": [
-            run.figures["whole_ms"] for run in runs["request"]
-        ],
+        f"/v2: the whole request, {len(tensor) / 1e6:.1f} MB of binary tensor": figures(runs["binary"], "whole_ms"),
+        "/predict: `latency_ms` in the answer: lists checked and copied, the engine, classes ranked": figures(
+            runs["JSON"], "latency_ms"
+        ),
+        f"/predict: the whole request, {len(body) / 1e6:.1f} MB of JSON": figures(runs["JSON"], "whole_ms"),
     }
     lines = [
         [what, f"{statistics.median(times):.1f}", f"{min(times):.1f}-{max(times):.1f}",
@@ -151,20 +154,46 @@ def batch(rounds: int) -> str:
     return measure.table(["", "ms, median", "range", "of the engine's"], lines)
 
 
-def ask(client: httpx2.Client, url: str, body: str, *, times: int = 5) -> Run:
+def figures(runs: Sequence[Run], name: str) -> list[float]:
+    return [run.figures[name] for run in runs]
+
+
+def ask(send: Callable[[], tuple[list[int], float]], *, times: int = 5) -> Run:
     """Medians of some requests one after another. Raises RuntimeError when the answer is not the network's."""
     whole_ms, latency_ms = [], []
     for _ in range(times):
         began = time.perf_counter()
-        response = client.post(url, content=body, headers={"Content-Type": "application/json"})
+        digits, latency = send()
         whole_ms.append(1000 * (time.perf_counter() - began))
-        answer = response.raise_for_status().json()
-        latency_ms.append(answer["latency_ms"])
-    if [it["digit"] for it in answer["predictions"]] != network.probabilities().argmax(axis=1).tolist():
+        latency_ms.append(latency)
+    if digits != network.probabilities().argmax(axis=1).tolist():
         raise RuntimeError("the batch's digits are not the network's")
-    figures = {"whole_ms": whole_ms, "latency_ms": latency_ms}
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    return Run(medians | {"bytes": len(response.content)}, 0)
+    return Run({"whole_ms": statistics.median(whole_ms), "latency_ms": statistics.median(latency_ms)}, 0)
+
+
+def by_json(client: httpx2.Client, body: bytes) -> tuple[list[int], float]:
+    """The digits, and the time that the answer tells."""
+    answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+    content = answer.json()
+    return [it["digit"] for it in content["predictions"]], content["latency_ms"]
+
+
+def by_tensor(client: httpx2.Client, tensor: bytes) -> tuple[list[int], float]:
+    about = {
+        "inputs": [
+            {
+                "name": "image",
+                "shape": [network.DIGITS, 1, 28, 28],
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": len(tensor)},
+            }
+        ],
+        "outputs": [{"name": "label", "parameters": {"binary_data": True}}],
+    }
+    head = json.dumps(about).encode()
+    headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(head))}
+    answer = client.post("/v2/models/best/infer", content=head + tensor, headers=headers).raise_for_status()
+    return np.frombuffer(answer.content[int(answer.headers[_HEADER_LENGTH]) :], "<i8").tolist(), 0.0
 
 
 def soak(minutes: float) -> None:
