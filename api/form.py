@@ -4,7 +4,9 @@ The whole body is in memory by then, under its limit: nothing is spooled, nothin
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -55,18 +57,18 @@ class FormRequest(StrictRequest):
         self._is_form = kind.strip().lower() == "multipart/form-data"
         return self._is_form
 
-    async def json(self) -> Any:
-        if self._is_form and not hasattr(self, "_json"):
-            model = self.scope["route"].body_field.field_info.annotation
-            self._json = parse(await self.body(), self.headers["content-type"], model)
-        return await super().json()
+    def parser(self) -> Callable[[bytes], Any]:
+        if not self._is_form:
+            return super().parser()
+        model = self.scope["route"].body_field.field_info.annotation
+        return partial(parse, content_type=self.headers["content-type"], model=model)
 
 
 class FormRoute(StrictRoute):
     request_class = FormRequest
 
 
-def parse(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
+def parse(body: bytes, *, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
     """The fields of `model`: whole numbers where it wants no text, `image` and `images` as bytes.
 
     Several files are `images`, whichever of the two names each has. Raises MalformedForm; InvalidRequest for a field that is
