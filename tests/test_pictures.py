@@ -280,6 +280,18 @@ def test_damaged_files_are_read_or_refused(kind: str) -> None:
     assert refused > 50
 
 
+def test_a_palette_picture_without_its_palette_is_refused() -> None:
+    content = bytearray(FILES["PNG, P"])
+    start = content.index(b"PLTE")
+    (length,) = struct.unpack(">I", content[start - 4 : start])
+    content[start : start + 4] = b"plTE"  # a chunk that nobody knows, and may pass over
+    content[start + 4 + length : start + 8 + length] = struct.pack(
+        ">I", zlib.crc32(content[start : start + 4 + length])
+    )
+    with pytest.raises(InvalidRequest, match="not a PNG or JPEG"):
+        prepare(bytes(content), pointer="/image")
+
+
 def test_what_the_network_saw_is_shown_to_the_last_bit() -> None:
     image = prepare(file_of(stroke()), pointer="/image")
     shown = Image.open(io.BytesIO(seen(image)))

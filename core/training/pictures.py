@@ -5,6 +5,7 @@ import binascii
 import io
 import re
 import struct
+import zlib
 from array import array
 from dataclasses import dataclass
 from itertools import chain
@@ -22,15 +23,19 @@ Floats = npt.NDArray[np.float32]
 SIZE = 28
 _MAX_PIXELS = 16_000_000
 MOST_PIXELS = 32_000_000  # of all pictures of a request: unpacking takes some 15 bytes and 60 ns a pixel
-_BROKEN = (
-    binascii.Error,
-    UnidentifiedImageError,
+_BROKEN = (  # what Pillow raises for files that are damaged one way or another
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    LookupError,
     OSError,
     SyntaxError,
-    ValueError,
-    IndexError,
     TypeError,
+    UnidentifiedImageError,
+    ValueError,
+    binascii.Error,
     struct.error,
+    zlib.error,
 )
 _MAX_PICTURE_BYTES = 2_000_000
 _VISIBLE = 0.1  # of full ink
