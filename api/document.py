@@ -61,6 +61,7 @@ _ABOUT = (
     "there is nothing, and 405, with `Allow`, for a method that a path does not have (the component `MethodNotAllowed`)."
 )
 _BODY = "Strict JSON in UTF-8, at most {most} bytes: no key twice, no NaN, no lone surrogate."
+_OR_A_FORM = " Or a whole form, whose pictures are files; its other fields are as those of the JSON."
 _OWN_PATHS = {"JobAnswer": "/jobs/{job_id}", "SweepAnswer": "/sweeps/{sweep_id}", "RangeTestAnswer": "/jobs/{job_id}"}
 
 
@@ -99,6 +100,8 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         if "requestBody" in operation:
             body = operation["requestBody"]
             body["description"] = _BODY.format(most=most_bytes(path))
+            if "multipart/form-data" in body["content"]:
+                body["description"] += _OR_A_FORM
             for content in body["content"].values():
                 content["schema"] = _without_null(content["schema"])
             possible += _WITH_A_BODY

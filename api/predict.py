@@ -1,16 +1,17 @@
 """Predictions from saved weights."""
 
+import base64
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
+from api.form import FormRoute
 from api.problems import documented
 from api.state import state_of
-from api.strict import StrictRoute
 from core.catalogue import DATASETS, DatasetFacts
 from core.errors import FieldProblem, InvalidRequest, Unavailable
 from core.jobs.store import StoredModel
@@ -18,7 +19,7 @@ from core.jobs.store import StoredModel
 if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
     from core.training.predictor import Floats
 
-router = APIRouter(tags=["predict"], route_class=StrictRoute)
+router = APIRouter(tags=["predict"], route_class=FormRoute)
 
 MAX_IMAGES = 256
 MAX_PICTURE_CHARACTERS = 2_666_668  # base64 of the 2 MB that a picture may have
@@ -34,13 +35,12 @@ _PIXEL = {"type": "number", "minimum": 0, "maximum": 255}
 _PICTURE = {
     "type": "string",
     "contentEncoding": "base64",
-    "pattern": "^[A-Za-z0-9+/]+={0,2}$",
-    "maxLength": MAX_PICTURE_CHARACTERS,
+    "pattern": "^(data:image/(png|jpeg);base64,)?[A-Za-z0-9+/]+={0,2}$",
+    "maxLength": MAX_PICTURE_CHARACTERS + len("data:image/jpeg;base64,"),
 }
-# What an image is, for the document. It is checked by hand (predictor.py): a union would name each of its failures.
+# What an image is, for the document. It is checked by hand (pictures.py): a union would name each of its failures.
 _SHAPES = WithJsonSchema({"anyOf": [_list(28, _list(28, _PIXEL)), _list(784, _PIXEL), _PICTURE]})
-Image = Annotated[list[Any] | str, _SHAPES]
-AnyImage = Annotated[Any, _SHAPES]
+Image = Annotated[Any, _SHAPES]
 # Either `image` or `images`; null is as good as left out.
 _EITHER: dict[str, Any] = {
     "if": {"required": ["image"], "properties": {"image": {"not": {"type": "null"}}}},
@@ -50,7 +50,7 @@ _EITHER: dict[str, Any] = {
 
 
 class PredictRequest(BaseModel):
-    """One `image` or up to 256 `images`: 28x28 lists, flat lists of 784, or base64 PNG or JPEG pictures.
+    """One `image` or up to 256 `images`: 28x28 lists, flat lists of 784, or PNG or JPEG pictures (base64, or a data URL).
 
     A picture has at most 16 megapixels, all of a request together 32.
     """
@@ -67,9 +67,33 @@ class PredictRequest(BaseModel):
         description="An alias, a job's id, or `best`, `latest` (of mnist), `best:fashion-mnist`, `latest:fashion-mnist`.",
     )
     image: Image | None = None
-    images: Annotated[list[AnyImage], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
+    images: Annotated[list[Image], Field(min_length=1, max_length=MAX_IMAGES)] | None = None
     range: Literal[1, 255] = Field(1, description="The brightest value of a list: 1, or 255 for bytes.")
     top_k: int = Field(3, ge=1, le=10)
+
+
+_FILE = {"type": "string", "format": "binary", "maxLength": 2_000_000}
+_FORM = {  # the same as files, for the document: form.py reads them into a PredictRequest
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "image": {
+            "type": "array",
+            "items": _FILE,
+            "minItems": 1,
+            "maxItems": MAX_IMAGES,
+            "description": "PNG or JPEG.",
+        },
+        "model": {"type": "string", "maxLength": 100, "default": "best"},
+        "range": {"enum": [1, 255], "default": 1},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": 10, "default": 3},
+    },
+    "required": ["image"],
+}
+
+
+class PredictQuery(BaseModel):
+    debug: bool = Field(False, description="Whether each prediction has `seen`.")
 
 
 class UsedModel(BaseModel):
@@ -95,6 +119,11 @@ class Prediction(Named):
     confidence: float
     probabilities: list[float] = Field(description="Of the classes, in their order.")
     top_k: list[Ranked]
+    seen: str = Field(
+        "",
+        description="With `debug=true`: base64 of a PNG of 28x28 greys, what the network saw: value x 256, to the nearest.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
 
 
 class PredictAnswer(BaseModel):
@@ -108,15 +137,21 @@ class PredictAnswer(BaseModel):
     response_model=PredictAnswer,
     responses=documented(400, 404, 409, 410, 413, 415, 422, 500, 503),
     summary="Predict digits or clothes",
+    openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": _FORM}}}},
 )
-async def predict(body: PredictRequest, request: Request) -> Response:
+async def predict(body: PredictRequest, query: Annotated[PredictQuery, Query()], request: Request) -> Response:
     """What one or more images show, from the weights of a job that has succeeded, in the classes of its data set."""
     began = time.perf_counter()
     state = state_of(request)
     images = _images(body)
+    seen: list[Floats] = []
 
     async def prepare(stored: StoredModel) -> "Floats":
-        if len(images) <= _AT_ONCE and not any(isinstance(image, str) for _, image in images):
+        seen[:] = [await prepared(stored)]
+        return seen[0]
+
+    async def prepared(stored: StoredModel) -> "Floats":
+        if len(images) <= _AT_ONCE and not any(isinstance(image, str | bytes) for _, image in images):
             return _prepared(images, body.range, stored.dataset)
         if state.drawing.statistics().tasks_waiting >= MOST_WAITING:
             raise Unavailable("too many pictures wait", retry_after_s=1)
@@ -125,6 +160,9 @@ async def predict(body: PredictRequest, request: Request) -> Response:
     stored, probabilities = await state.predicting.of(state.store, body.model, prepare)
     facts = DATASETS[stored.dataset]
     predictions = [_prediction(row, body.top_k, facts) for row in probabilities.tolist()]
+    if query.debug:
+        pictures = await to_thread.run_sync(_seen, seen[0], limiter=state.drawing)
+        predictions = [each | {"seen": picture} for each, picture in zip(predictions, pictures, strict=True)]
     seconds = time.perf_counter() - began
     state.metrics.predicted(len(predictions), seconds)
     answer = {"model": _used(stored), "predictions": predictions, "latency_ms": round(seconds * 1000, 2)}
@@ -150,6 +188,12 @@ def _prepared(images: list[tuple[str, Any]], brightest: int, dataset: str) -> "F
     for number, (place, image) in enumerate(images):
         prepared[number] = pictures.prepare(image, pointer=place, brightest=brightest, fit=fit, budget=budget)
     return prepared
+
+
+def _seen(images: "Floats") -> list[str]:
+    from core.training import pictures
+
+    return [base64.b64encode(pictures.seen(image)).decode() for image in images]
 
 
 def _used(stored: StoredModel) -> dict[str, Any]:

@@ -32,6 +32,13 @@ ABOUT = {
         "The body is not one strict JSON value in UTF-8: NaN, a key twice, a lone surrogate or cut text. Send valid JSON.",
         "请求体不是严格的 UTF-8 JSON：可能含 NaN、重复的键、孤立的代理字符或被截断。请发送合法的 JSON。",
     ),
+    "malformed-form": About(
+        400,
+        "The body is not one whole form (multipart/form-data): no boundary, a part without a name, or cut. "
+        "`curl -F image=@seven.png` sends a right one.",
+        "请求体不是完整的 multipart/form-data 表单：可能缺少 boundary、某部分没有名称或被截断。"
+        "可用 curl -F image=@seven.png 发送。",
+    ),
     "unauthorized": About(
         401,
         "This server needs a key: `Authorization: Bearer dsc_...`, one such header. Whoever runs it makes one with "

@@ -76,10 +76,13 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             body = self.json_part(await self.body())
-            parse = parse_numbers if self.scope["route"].path in _WITH_IMAGES else parse_json
+            parse = self.parser()
             is_short = len(body) <= _AT_ONCE_BYTES
             self._json = parse(body) if is_short else await to_thread.run_sync(parse, body, limiter=_parsing)
         return self._json
+
+    def parser(self) -> Callable[[bytes], Any]:
+        return parse_numbers if self.scope["route"].path in _WITH_IMAGES else parse_json
 
     def json_part(self, body: bytes) -> bytes:
         """That of the body which is JSON: all of it, here."""
@@ -160,7 +163,8 @@ class StrictRoute(APIRoute):
         async def plain(request: Request) -> Response:
             values: dict[str, Any] = {**request.path_params, name: request}
             if model:
-                values[query] = _validated(model, dict(request.query_params), "query")
+                asked = dict(request.query_params) if request.scope["query_string"] else {}
+                values[query] = _validated(model, asked, "query")
             if body_model:
                 values[body] = _validated(body_model, await request.json(), "body")
             return cast(Response, await self.endpoint(**values))

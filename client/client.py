@@ -1,7 +1,9 @@
 """A small Python client of the REST API."""
 
+import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -88,8 +90,14 @@ class Client:
         """The trained network, as `pdparams`, `safetensors`, `inference` or `onnx`."""
         return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}).content
 
-    def predict(self, images: list[Any], **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._call("POST", "/predict", json={"images": images, **options}).json()
+    def predict(self, images: Iterable[Any], *, debug: bool = False, **options: Any) -> dict[str, Any]:
+        """What images show: paths of PNG or JPEG files, their bytes, or lists or arrays of numbers, 28x28 or 784.
+
+        With `debug` each prediction has `seen`, the 28x28 that the network saw.
+        """
+        body = {"images": [_as_json(image) for image in images], **options}
+        query = {"params": {"debug": "true"}} if debug else {}
+        answer: dict[str, Any] = self._call("POST", "/predict", json=body, **query).json()
         return answer
 
     def models(self, **query: Any) -> dict[str, Any]:
@@ -104,3 +112,12 @@ class Client:
 
     def unname_model(self, alias: str) -> None:
         self._call("DELETE", f"/models/{alias}")
+
+
+def _as_json(image: Any) -> Any:
+    """A picture as base64, an array as lists."""
+    if isinstance(image, Path):
+        image = image.read_bytes()
+    if isinstance(image, bytes):
+        return base64.b64encode(image).decode("ascii")
+    return image.tolist() if hasattr(image, "tolist") else image

@@ -2,7 +2,8 @@
 
     DescentError
     ├── InvalidRequest        422  the request is well-formed and wrong; `problems` says where
-    │   └── MalformedJson     400  the body is not one strict JSON value
+    │   ├── MalformedJson     400  the body is not one strict JSON value
+    │   └── MalformedForm     400  the body is not one whole multipart form
     ├── KeyReused             422  an Idempotency-Key came with another body than before
     ├── NotFound              404  no such job or model
     ├── ModelNotReady         409  the job has no model (yet)
@@ -75,6 +76,12 @@ class MalformedJson(InvalidRequest):
     code = "malformed-json"
     status = 400
     title = "The body is not a strict JSON value"
+
+
+class MalformedForm(InvalidRequest):
+    code = "malformed-form"
+    status = 400
+    title = "The body is not a whole multipart form"
 
 
 class NotFound(DescentError):

@@ -33,6 +33,8 @@ RULES = (
     "the longer job could not be",  # an extension beyond a limit: that depends on the job
     'values lie between 0 and 1 (say "range": 255 for bytes)',
     "not a base64 PNG or JPEG",
+    "not a PNG or JPEG",
+    "the picture is empty",
     "up to 50 ids, each once",
     "not an id of this stream's events",
     "not a cursor of this history",

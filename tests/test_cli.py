@@ -13,6 +13,7 @@ import pytest
 
 from core.training.datasets import Dataset
 from tests.conftest import ROOT, Server, processes
+from tests.redrawn import png, strokes
 
 
 def descent(
@@ -90,7 +91,8 @@ def test_the_version_is_told(tmp_path: Path, cache: Path) -> None:
 
 
 def test_the_readmes_python_runs(cache: Path) -> None:
-    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    part = (ROOT / "README.md").read_text().partition("## Without a server")[2]
+    found = re.search(r"```python\n(.*?)```", part, re.DOTALL)
     assert found
     quick = (
         found[1].replace('Path("data")', f"Path({str(cache)!r})").replace("0.001)", "0.001, epochs=1, batch_size=5000)")
@@ -101,23 +103,31 @@ def test_the_readmes_python_runs(cache: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the README's requests are made with curl, and there is none here")
-def test_the_readmes_requests_are_accepted(server: Server, trained_job: str) -> None:
+def test_the_readmes_requests_are_accepted(server: Server, trained_job: str, mnist: Dataset, tmp_path: Path) -> None:
     """Word for word, but for the address and the job's id."""
     url = server.url
+    (tmp_path / "seven.png").write_bytes(png(strokes(mnist.test.images[0], brush=20)))
     part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("## Without a server")[0]
-    train, watch, predict, name = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+    train, watch, send, predict, infer, name = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
     host = url.removeprefix("http://")
 
     def shell(text: str) -> str:
         script = re.sub(r"JOB=\S+", f"JOB={trained_job}", text.replace("127.0.0.1:8000", host))
         script = script.replace("-o mnist.pdparams", "-o /dev/null")
-        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path
+        )
+        return done.stdout
 
     job = json.loads(shell(train))
     assert job["status"] == "queued"
     history = json.loads(shell(watch))
     assert (history["count"], history["terminal"]) == (51, True)
+    (sent,) = json.loads(shell(send))["predictions"]
+    assert sent["digit"] == 7
+    assert sent["seen"].startswith("iVBOR")
     assert json.loads(shell(predict))["predictions"][0]["digit"] == 1
+    assert {"name": "label", "data": [1]}.items() <= json.loads(shell(infer))["outputs"][1].items()
     assert "prod" in json.loads(shell(f"JOB=x\n{name}"))["names"]
     subprocess.run(["curl", "-s", "-X", "DELETE", f"{url}/models/prod"], check=True, capture_output=True)
     subprocess.run(["curl", "-s", "-X", "POST", f"{url}{job['links']['cancel']}"], check=True, capture_output=True)

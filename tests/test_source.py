@@ -25,6 +25,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.training.datasets": set(),
     "core.training.idx": set(),
     "core.training.sources": set(),
+    "core.training.ink": set(),
     "core.training.pictures": set(),
     "core.training.predictor": set(),
     "core.training.runtime": set(),

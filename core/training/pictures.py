@@ -3,7 +3,9 @@
 import base64
 import binascii
 import io
+import re
 import struct
+import zlib
 from array import array
 from dataclasses import dataclass
 from itertools import chain
@@ -11,26 +13,44 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from core.errors import FieldProblem, InvalidRequest, MalformedJson
+from core.training import ink
 
 Floats = npt.NDArray[np.float32]
 
 SIZE = 28
 _MAX_PIXELS = 16_000_000
 MOST_PIXELS = 32_000_000  # of all pictures of a request: unpacking takes some 15 bytes and 60 ns a pixel
-_BROKEN = (
-    binascii.Error,
-    UnidentifiedImageError,
+_BROKEN = (  # what Pillow raises for files that are damaged one way or another
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    LookupError,
     OSError,
     SyntaxError,
-    ValueError,
-    IndexError,
     TypeError,
+    UnidentifiedImageError,
+    ValueError,
+    binascii.Error,
     struct.error,
+    zlib.error,
 )
 _MAX_PICTURE_BYTES = 2_000_000
+_VISIBLE = 0.1  # of full ink
+_SIDE = 280  # pixels: what is longer is made smaller before anything is looked for in it
+_DATA_URL = re.compile("data:image/(png|jpeg);base64,")
+_ORIENTATION = ExifTags.Base.Orientation
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +83,12 @@ FITS = {  # as the pictures of each data set were made
 def prepare(
     image: Any, *, pointer: str, brightest: int = 1, fit: Fit = FITS["mnist"], budget: Budget | None = None
 ) -> Floats:
-    """One image of a request as float32 [28, 28]: a 28x28 list, a flat list of 784, or a base64 PNG or JPEG.
+    """One image of a request as float32 [28, 28]: a 28x28 list, a flat list of 784, or a PNG or JPEG (bytes or base64).
 
     List values lie between 0 and `brightest`: 1, or 255 for bytes, which are divided by 256 as in training. A picture is
     fitted as `fit` says, a list never, and takes its pixels from the budget. Raises InvalidRequest at `pointer`.
     """
-    if isinstance(image, str):
+    if isinstance(image, str | bytes):
         return _from_picture(image, pointer, fit, budget or Budget())
     return _from_list(image, pointer, brightest)
 
@@ -95,56 +115,94 @@ def _from_list(image: Any, pointer: str, brightest: int) -> Floats:
     return (pixels / (256 if brightest > 1 else 1)).astype(np.float32).reshape(SIZE, SIZE)
 
 
-def _from_picture(text: str, pointer: str, fit: Fit, budget: Budget) -> Floats:
-    """A drawing or a photograph: flattened onto white, grey, light on dark, cropped, fitted and centred."""
+def _from_picture(picture: str | bytes, pointer: str, fit: Fit, budget: Budget) -> Floats:
+    """A drawing or a photograph: turned upright, grey, its ink found, light on dark, fitted and centred."""
+    kind = "a PNG or JPEG" if isinstance(picture, bytes) else "a base64 PNG or JPEG"
     try:
-        content = base64.b64decode(text, validate=True)
+        content = picture if isinstance(picture, bytes) else _decoded(picture)
         if len(content) > _MAX_PICTURE_BYTES:
             raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PICTURE_BYTES} bytes"))
-        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        if picture.width * picture.height > _MAX_PIXELS:
+        opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        if opened.width * opened.height > _MAX_PIXELS:
             raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels"))
-        budget.take(picture.width * picture.height, pointer)
-        grey = _grey(picture)
+        budget.take(opened.width * opened.height, pointer)
+        grey = _grey(opened)
     except Image.DecompressionBombError:
         raise InvalidRequest(FieldProblem(pointer, f"a picture has at most {_MAX_PIXELS} pixels")) from None
     except _BROKEN as error:
-        raise InvalidRequest(FieldProblem(pointer, "not a base64 PNG or JPEG")) from error
-    ink = grey.point(lambda value: 255 if value > 25 else 0).getbbox()
-    image = _centred(grey.crop(ink), fit) if ink else None
+        raise InvalidRequest(FieldProblem(pointer, f"not {kind}")) from error
+    shades = np.asarray(grey, np.float32)
+    found = ink.found(shades) if fit.by_mass else _thing(shades)
+    image = None if found is None else _centred(found, fit)
     if image is None:
         raise InvalidRequest(FieldProblem(pointer, "the picture is empty"))
     return image
 
 
-def _grey(picture: Image.Image) -> Image.Image:
-    """Light ink on a dark ground: a picture with a light border is inverted."""
-    flat = Image.new("RGBA", picture.size, "white")
-    flat.alpha_composite(picture.convert("RGBA"))
-    grey = flat.convert("L")
-    pixels = np.asarray(grey)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return ImageOps.invert(grey) if np.median(border) > 127 else grey
+def _decoded(text: str) -> bytes:
+    """Base64, or the data URL that a canvas gives."""
+    prefix = _DATA_URL.match(text)
+    return base64.b64decode(text[prefix.end() :] if prefix else text, validate=True)
 
 
-def _centred(ink: Image.Image, fit: Fit) -> Floats | None:
-    """Fit the ink into the box, keeping its shape, and put its centre (of mass) into the middle of 28x28.
+def _grey(opened: Image.Image) -> Image.Image:
+    """As a person sees it, in 256 shades, no longer than `_SIDE`: upright, and on a ground on which it can be seen."""
+    opened.draft("L", (_SIDE, _SIDE))
+    turn = _TURNS.get(opened.getexif().get(_ORIENTATION))
+    if opened.mode.startswith(("I", "F")):  # 16 bits a shade, which Pillow would cut off at 255
+        opened = Image.fromarray((np.asarray(opened).astype(np.uint32) >> 8).astype(np.uint8))
+    if opened.has_transparency_data:
+        opened = _on_its_ground(opened.convert("RGBA"))
+    grey = opened.convert("L")
+    factor = -(-max(grey.size) // _SIDE)
+    smaller = grey.reduce(factor) if factor > 1 else grey
+    return smaller.transpose(turn) if turn is not None else smaller
 
-    None where so little ink lies so far apart that nothing of it is left.
+
+def _on_its_ground(picture: Image.Image) -> Image.Image:
+    """Flattened onto white; light ink alone, which would vanish there, onto black."""
+    shades = np.asarray(picture.convert("RGB").convert("L"))[np.asarray(picture.getchannel("A")) > 127]
+    is_light_ink = shades.size > 0 and np.ptp(shades) < 64 and shades.mean() > 127
+    flat = Image.new("RGBA", picture.size, "black" if is_light_ink else "white")
+    flat.alpha_composite(picture)
+    return flat
+
+
+def _thing(shades: Floats) -> Floats | None:
+    """A thing that may fill the picture, in its own shades, light on a dark ground: the ground is what the edge shows."""
+    edge = np.concatenate([shades[0], shades[-1], shades[:, 0], shades[:, -1]])
+    light = 255 - shades if np.median(edge) > 127 else shades
+    rows, columns = (np.flatnonzero((light > 25).any(axis)) for axis in (1, 0))
+    return light[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] / np.float32(255) if len(rows) else None
+
+
+def _centred(found: Floats, fit: Fit) -> Floats | None:
+    """Fit it into the box, keeping its shape, and put its centre (of mass) where the data set has it.
+
+    Values are 256ths, as those that were trained on. None where so little lies so far apart that nothing of it is left.
     """
-    factor = fit.box / max(ink.size)
-    width, height = (max(1, round(side * factor)) for side in ink.size)
-    small = np.asarray(ink.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 256
-    rows, columns = np.indices(small.shape)
-    total = float(small.sum())
-    if not total:
+    height, width = (max(1, round(side * fit.box / max(found.shape))) for side in found.shape)
+    scaled = Image.fromarray(found).resize((width, height), Image.Resampling.LANCZOS)
+    small = np.clip(np.asarray(scaled), 0, 1)
+    if small.max() < _VISIBLE:
         return None
-    middle = (SIZE - 1) / 2
     top, left = (SIZE - height) // 2, (SIZE - width) // 2
     if fit.by_mass:
-        top = round(middle - float((rows * small).sum() / total))
-        left = round(middle - float((columns * small).sum() / total))
+        small = small / small.max()  # a thin line grows faint when it becomes small
+        rows, columns = np.indices(small.shape)
+        total = float(small.sum())
+        middle = SIZE / 2  # so in all of MNIST: the mass is within half a pixel of pixel 14
+        top = round(middle - float((rows * small).sum()) / total)
+        left = round(middle - float((columns * small).sum()) / total)
         top, left = min(max(top, 0), SIZE - height), min(max(left, 0), SIZE - width)
     image = np.zeros((SIZE, SIZE), np.float32)
-    image[top : top + height, left : left + width] = small
+    image[top : top + height, left : left + width] = np.round(small * 255) / 256
     return image
+
+
+def seen(image: Floats) -> bytes:
+    """What the network sees, as a PNG of 28x28 greys: value x 256, as bytes are; between two greys the nearer, at most 255."""
+    greys = np.minimum(np.round(image * 256), 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(greys).save(buffer, "PNG")
+    return buffer.getvalue()
