@@ -2,6 +2,7 @@
 
 import base64
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from anyio import to_thread
@@ -12,7 +13,7 @@ from pydantic_core import to_json
 from api.form import FormRoute
 from api.problems import documented
 from api.state import state_of
-from core.catalogue import DATASETS, DatasetFacts
+from core.catalogue import DATASETS
 from core.errors import FieldProblem, InvalidRequest, Unavailable
 from core.jobs.store import StoredModel
 
@@ -151,15 +152,15 @@ async def predict(body: PredictRequest, query: Annotated[PredictQuery, Query()],
         return seen[0]
 
     async def prepared(stored: StoredModel) -> "Floats":
-        if len(images) <= _AT_ONCE and not any(isinstance(image, str | bytes) for _, image in images):
+        if len(images) <= _AT_ONCE and not _has_pictures(images):
             return _prepared(images, body.range, stored.dataset)
         if state.drawing.statistics().tasks_waiting >= MOST_WAITING:
             raise Unavailable("too many pictures wait", retry_after_s=1)
         return await to_thread.run_sync(_prepared, images, body.range, stored.dataset, limiter=state.drawing)
 
     stored, probabilities = await state.predicting.of(state.store, body.model, prepare)
-    facts = DATASETS[stored.dataset]
-    predictions = [_prediction(row, body.top_k, facts) for row in probabilities.tolist()]
+    named = _named(stored.dataset)
+    predictions = [_prediction(row, body.top_k, named) for row in probabilities.tolist()]
     if query.debug:
         pictures = await to_thread.run_sync(_seen, seen[0], limiter=state.drawing)
         predictions = [each | {"seen": picture} for each, picture in zip(predictions, pictures, strict=True)]
@@ -183,11 +184,17 @@ def _prepared(images: list[tuple[str, Any]], brightest: int, dataset: str) -> "F
 
     from core.training import pictures
 
+    if not _has_pictures(images):
+        return pictures.from_lists(images, brightest)
     fit, budget = pictures.FITS[dataset], pictures.Budget()
     prepared = np.empty((len(images), pictures.SIZE, pictures.SIZE), np.float32)
     for number, (place, image) in enumerate(images):
         prepared[number] = pictures.prepare(image, pointer=place, brightest=brightest, fit=fit, budget=budget)
     return prepared
+
+
+def _has_pictures(images: list[tuple[str, Any]]) -> bool:
+    return any(isinstance(image, str | bytes) for _, image in images)
 
 
 def _seen(images: "Floats") -> list[str]:
@@ -206,16 +213,22 @@ def _used(stored: StoredModel) -> dict[str, Any]:
     }
 
 
-def _prediction(probabilities: list[float], top_k: int, facts: DatasetFacts) -> dict[str, Any]:
+@cache
+def _named(dataset: str) -> list[dict[str, Any]]:
+    """`Named`, as it is written, of each class."""
+    facts = DATASETS[dataset]
+    return [
+        {"class": number, "label": label, "digit": number if facts.are_digits else None}
+        for number, label in enumerate(facts.classes)
+    ]
+
+
+def _prediction(probabilities: list[float], top_k: int, named: list[dict[str, Any]]) -> dict[str, Any]:
     """`Prediction`, as it is written."""
-
-    def named(number: int) -> dict[str, Any]:
-        return {"class": number, "label": facts.classes[number], "digit": number if facts.are_digits else None}
-
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     return {
-        **named(order[0]),
+        **named[order[0]],
         "confidence": probabilities[order[0]],
         "probabilities": probabilities,
-        "top_k": [{**named(number), "probability": probabilities[number]} for number in order[:top_k]],
+        "top_k": [{**named[number], "probability": probabilities[number]} for number in order[:top_k]],
     }

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -90,11 +91,24 @@ def prepare(
     """
     if isinstance(image, str | bytes):
         return _from_picture(image, pointer, fit, budget or Budget())
-    return _from_list(image, pointer, brightest)
+    return from_lists([(pointer, image)], brightest)[0]
 
 
-def _from_list(image: Any, pointer: str, brightest: int) -> Floats:
-    """One of the lists: checked and copied in few calls, because most requests are one."""
+def from_lists(images: Sequence[tuple[str, Any]], brightest: int) -> Floats:
+    """Lists with their pointers, as `prepare` has each: float32 [N, 28, 28]. In few calls, because most requests are lists."""
+    numbers = array("d")
+    for pointer, image in images:
+        try:
+            numbers.fromlist(_numbers(image, pointer))
+        except OverflowError:
+            raise _too_large(pointer) from None
+    pixels = np.frombuffer(numbers).reshape(-1, SIZE, SIZE)
+    if not (pixels.min() >= 0 and pixels.max() <= brightest):
+        raise _out_of_range(images, pixels, brightest)
+    return (pixels if brightest == 1 else pixels / 256).astype(np.float32)
+
+
+def _numbers(image: Any, pointer: str) -> list[int | float]:
     rows = image if isinstance(image, list) and len(image) == SIZE else [image]
     width = SIZE * SIZE // len(rows)
     is_whole = {list}.issuperset(map(type, rows)) and {width}.issuperset(map(len, rows))
@@ -103,16 +117,21 @@ def _from_list(image: Any, pointer: str, brightest: int) -> Floats:
         raise InvalidRequest(
             FieldProblem(pointer, "an image is a 28x28 list of numbers, a list of 784, or a base64 PNG or JPEG")
         )
-    try:
-        pixels = np.frombuffer(array("d", numbers))
-    except OverflowError:
-        pixels = np.full(SIZE * SIZE, np.inf)
-    if not (pixels.min() >= 0 and pixels.max() <= brightest):  # neither holds of NaN
-        if not np.isfinite(pixels).all():
-            raise MalformedJson(FieldProblem(pointer, "a number is too large"))  # its parser lets it pass
-        hint = "" if brightest > 1 else ' (say "range": 255 for bytes)'
-        raise InvalidRequest(FieldProblem(pointer, f"values lie between 0 and {brightest}{hint}"))
-    return (pixels / (256 if brightest > 1 else 1)).astype(np.float32).reshape(SIZE, SIZE)
+    return numbers
+
+
+def _out_of_range(images: Sequence[tuple[str, Any]], pixels: npt.NDArray[np.float64], brightest: int) -> InvalidRequest:
+    """What is wrong with the first of them that has a number out of range, or one that is none."""
+    first = int(np.argmin(((pixels >= 0) & (pixels <= brightest)).all(axis=(1, 2))))
+    pointer = images[first][0]
+    if not np.isfinite(pixels[first]).all():
+        return _too_large(pointer)
+    hint = "" if brightest > 1 else ' (say "range": 255 for bytes)'
+    return InvalidRequest(FieldProblem(pointer, f"values lie between 0 and {brightest}{hint}"))
+
+
+def _too_large(pointer: str) -> MalformedJson:
+    return MalformedJson(FieldProblem(pointer, "a number is too large"))  # the quick parser lets it pass
 
 
 def _from_picture(picture: str | bytes, pointer: str, fit: Fit, budget: Budget) -> Floats:
