@@ -206,6 +206,7 @@ def serve(app: FastAPI, settings: Settings, listening: socket.socket | None = No
         host=settings.host,
         port=settings.port,
         http=Protocol,
+        ws="none",  # there is none here, and what would upgrade to it knows nothing of our transport
         loop="asyncio",  # under uvloop redis-py does not notice that a connection was cut (docs/decisions.md)
         log_config=None,
         access_log=False,

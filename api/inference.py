@@ -132,19 +132,20 @@ async def model_version(model: Name, version: Version, request: Request) -> Mode
     return await _metadata(model, version, request)
 
 
-@router.get("/models/{model}/ready", responses=documented(404, 409, 410, 503), summary="Can this model predict?")
+@router.get("/models/{model}/ready", responses=documented(404, 409, 410, 500, 503), summary="Can this model predict?")
 async def model_ready(model: Name, request: Request) -> ModelReady:
-    await _found(model, None, request)
+    """Its file is read if it is not in memory: a damaged one is told here as well."""
+    await state_of(request).predicting.load(await _found(model, None, request))
     return ModelReady(name=model, ready=True)
 
 
 @router.get(
     "/models/{model}/versions/{version}/ready",
-    responses=documented(404, 409, 410, 503),
+    responses=documented(404, 409, 410, 500, 503),
     summary="Can this version predict?",
 )
 async def version_ready(model: Name, version: Version, request: Request) -> ModelReady:
-    await _found(model, version, request)
+    await state_of(request).predicting.load(await _found(model, version, request))
     return ModelReady(name=model, ready=True)
 
 

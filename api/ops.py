@@ -96,7 +96,9 @@ async def metrics(request: Request) -> Response:
         measures = await measure(state.database)
     except Unavailable:
         measures = None
-    content, media_type = state.metrics.expose(measures, request.headers.get("accept", ""))
+    content, media_type = await run_in_threadpool(
+        state.metrics.expose, measures, request.headers.get("accept", "")
+    )  # with many processes it takes some 10 ms
     return Response(content, media_type=media_type)
 
 

@@ -4,14 +4,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from core.errors import ArtifactCorrupt, DescentError, Unavailable
+from core.errors import ArtifactCorrupt, DescentError, ModelUnsupported, Unavailable
 from core.jobs import artifacts
 from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
 
 if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
+    from core.training.fused.arrays import Layer
     from core.training.predictor import Floats, Predictor
 
 A = TypeVar("A")
@@ -20,13 +22,16 @@ R = TypeVar("R")
 MOST_TOGETHER = 256  # images: some milliseconds
 MOST_WAITING = 4096  # images, 12 MB; and requests that wait for the database
 MODELS_KEPT = 8
+_PATIENCE_S = 0.02  # with the database
+_READY_LIMIT_S = 3  # for the kernel, which is found in 0.1 s and compiled in one
 
 
 class Together(Generic[A, R]):
     """What is asked for one by one is worked on together: at once when nothing else is, else as soon as that is done.
 
     So nobody waits for company, and the more is asked the more is done in one go. `work` has an answer, or an exception,
-    for each in its order; what it raises is everybody's. `weigh` says how much of `most` one is.
+    for each in its order; what it raises is everybody's. `weigh` says how much of `most` one is. Work that takes longer than
+    `patience_s` goes on by itself, and holds up nobody else.
     """
 
     def __init__(
@@ -36,7 +41,9 @@ class Together(Generic[A, R]):
         *,
         most: int,
         most_waiting: int = MOST_WAITING,
+        patience_s: float | None = None,
     ) -> None:
+        self._patience_s, self._slow = patience_s, set[asyncio.Task[None]]()
         self._work, self._weigh, self._most, self._most_waiting = work, weigh, most, most_waiting
         self._waiting: list[tuple[A, asyncio.Future[R]]] = []
         self._weight = 0  # of those who wait
@@ -57,12 +64,19 @@ class Together(Generic[A, R]):
     async def _go_on(self) -> None:
         try:
             while taken := self._take():
-                [answers] = await asyncio.gather(self._work([asked for asked, _ in taken]), return_exceptions=True)
-                each = [answers] * len(taken) if isinstance(answers, BaseException) else answers
-                for (_, waiting), answer in zip(taken, each, strict=True):
-                    _give(waiting, answer)
+                done = asyncio.create_task(self._answer(taken))
+                _, slow = await asyncio.wait({done}, timeout=self._patience_s)
+                if slow:
+                    self._slow.add(done)
+                    done.add_done_callback(self._slow.discard)
         finally:
             self._working = None
+
+    async def _answer(self, taken: Sequence[tuple[A, "asyncio.Future[R]"]]) -> None:
+        [answers] = await asyncio.gather(self._work([asked for asked, _ in taken]), return_exceptions=True)
+        each = [answers] * len(taken) if isinstance(answers, BaseException) else answers
+        for (_, waiting), answer in zip(taken, each, strict=True):
+            _give(waiting, answer)
 
     def _take(self) -> list[tuple[A, "asyncio.Future[R]"]]:
         """The first of those who still wait, as many as go together; at least one, when there is one."""
@@ -95,12 +109,32 @@ class Predicting:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._layer: Layer | None = None
+        self._is_ready = Event()
+        Thread(target=self._get_ready, name="get ready", daemon=True).start()
         self._models: OrderedDict[str, Predictor] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "predict")
-        self._named: Together[tuple[JobStore, str], StoredModel] = Together(_look_up, most=MOST_WAITING)
+        self._named: Together[tuple[JobStore, str], StoredModel] = Together(
+            _look_up, most=MOST_WAITING, patience_s=_PATIENCE_S
+        )
         self._computed: Together[tuple[StoredModel, Floats], Floats] = Together(
             self._compute, lambda asked: len(asked[1]), most=MOST_TOGETHER
         )
+
+    async def load(self, stored: StoredModel) -> None:
+        """Have the model in memory. Raises ModelUnsupported, ArtifactCorrupt."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._predictor, stored)
+
+    def _get_ready(self) -> None:
+        """What the first prediction would otherwise do: import, and perhaps compile."""
+        from core.training import pictures, predictor  # noqa: F401
+        from core.training.fused import arrays
+
+        settings = self._settings
+        self._layer = arrays.load(
+            settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels
+        )
+        self._is_ready.set()
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -129,9 +163,9 @@ class Predicting:
     def _compute_here(self, asked: Sequence[tuple[StoredModel, "Floats"]]) -> Sequence["Floats | Exception"]:
         """What is for one model in one go."""
         answers: dict[int, Floats | Exception] = {}
-        by_model: dict[str, list[int]] = {}
+        by_model: dict[str, list[int]] = {}  # by file: equal trainings have equal weights, and one's may be gone
         for place, (stored, _) in enumerate(asked):
-            by_model.setdefault(stored.files["safetensors"]["sha256"], []).append(place)
+            by_model.setdefault(stored.files["safetensors"]["path"], []).append(place)
         for places in by_model.values():
             stored, images = asked[places[0]][0], [asked[place][1] for place in places]
             answers |= zip(places, self._predict(stored, images), strict=True)
@@ -142,26 +176,31 @@ class Predicting:
 
         try:
             probabilities = self._predictor(stored).probabilities(np.concatenate(images))
-        except DescentError as error:
+            if not np.isfinite(probabilities).all():
+                raise ModelUnsupported("what the model gives is no number: its training had blown up")
+        except (DescentError, MemoryError) as error:
             return [error] * len(images)
         return np.split(probabilities, np.cumsum([len(some) for some in images])[:-1])
 
     def _predictor(self, stored: StoredModel) -> "Predictor":
         """The one that is kept by the model's digest, or read now; the one unused for longest makes room for it."""
-        from core.training.fused import arrays
         from core.training.predictor import Predictor
 
-        file, settings = stored.files["safetensors"], self._settings
+        file = stored.files["safetensors"]
         if file["sha256"] not in self._models:
-            layer = arrays.load(
-                settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels
-            )
-            content = artifacts.read_verified(settings.jobs_dir, file)
-            self._models[file["sha256"]] = Predictor.from_safetensors(content, layer)
+            self._is_ready.wait(_READY_LIMIT_S)
+            content = artifacts.read_verified(self._settings.jobs_dir, file)
+            self._models[file["sha256"]] = Predictor.from_safetensors(content, self._best_layer)
         self._models.move_to_end(file["sha256"])
         while len(self._models) > MODELS_KEPT:
             self._models.popitem(last=False)
         return self._models[file["sha256"]]
+
+    def _best_layer(self, x: "Floats", weight: "Floats", bias: "Floats") -> "Floats":
+        """By the kernel, as soon as it is there; by NumPy while a slow compiler works on it."""
+        from core.training.fused.arrays import plain_conv_relu_pool
+
+        return (self._layer or plain_conv_relu_pool)(x, weight, bias)
 
 
 async def _look_up(asked: Sequence[tuple[JobStore, str]]) -> Sequence[StoredModel | Exception]:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from api.headers import complete
@@ -140,6 +141,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DescentError, answer_to)
     app.add_exception_handler(HTTPException, _of_framework)
     app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(ClientDisconnect, _of_nobody)
     app.add_exception_handler(Exception, _of_bug)
 
 
@@ -180,6 +182,11 @@ def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [_field_problem(request, item) for item in error.errors()[:MOST_PROBLEMS]]
     return answer_to(request, InvalidRequest(*problems))
+
+
+def _of_nobody(request: Request, error: Exception) -> Response:
+    """To a client that has left in the middle of its request."""
+    return _render(request, 400, "malformed-http", "Bad Request", "the request has no end", (), {})
 
 
 def _of_bug(request: Request, error: Exception) -> Response:
@@ -229,6 +236,7 @@ def _without_tags(path: Sequence[str]) -> tuple[list[str], str | None]:
 _SENTENCES = {
     "extra_forbidden": "no such field",
     "model_attributes_type": "this should be an object",
+    "model_type": "this should be an object",
     "missing": "this is required",
     "union_tag_invalid": "this names none of the choices",
 }

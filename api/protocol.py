@@ -12,6 +12,7 @@ from api.problems import problem_text
 from api.strict import SILENCE_S
 
 MAX_HEAD_BYTES = 64 << 10
+_MOST_GATHERED = 64 << 10
 _LINGER_S = 2  # a client that is cut off while it sends would not see the answer
 
 
@@ -22,6 +23,7 @@ class Gathered(asyncio.Transport):
         super().__init__()
         self._transport, self._loop = transport, loop
         self._written: list[bytes | bytearray | memoryview] = []
+        self._bytes, self._has_ended = 0, False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -36,12 +38,18 @@ class Gathered(asyncio.Transport):
         self._transport.resume_reading()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._has_ended:
+            return  # an answer that nobody will be sent: what came after it was no HTTP
         if not self._written:
             self._loop.call_soon(self._send)
         self._written.append(data)
+        self._bytes += len(data)
+        if self._bytes > _MOST_GATHERED:
+            self._send()  # so that who sends more than is read is told to wait
 
     def write_eof(self) -> None:
         self._send()
+        self._has_ended = True
         self._transport.write_eof()
 
     def close(self) -> None:
@@ -49,9 +57,9 @@ class Gathered(asyncio.Transport):
         self._transport.close()
 
     def _send(self) -> None:
-        if self._written:
-            self._transport.write(b"".join(self._written))
-            self._written.clear()
+        written, self._written, self._bytes = self._written, [], 0
+        if written:
+            self._transport.write(b"".join(written))
 
 
 class Protocol(HttpToolsProtocol):

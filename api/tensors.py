@@ -36,7 +36,8 @@ class TensorRequest(StrictRequest):
     media = f"application/json or {BINARY}"
 
     def is_readable(self) -> bool:
-        return self.headers.get("content-type", BINARY).lower() in ("", BINARY) or super().is_readable()
+        media_type = self.headers.get("content-type", BINARY).lower().partition(";")[0].strip()
+        return media_type in ("", BINARY) or super().is_readable()
 
     def json_part(self, body: bytes) -> bytes:
         return body[: self._json_length(body)]

@@ -79,26 +79,26 @@ class Family(dict[str, Child]):
     def __init__(self, spawn: Callable[[str], Child]) -> None:
         super().__init__()
         self._spawn = spawn
-        self._restarts: list[float] = []
+        self._restarts: dict[str, list[float]] = {}
 
     def start(self, name: str) -> None:
         self[name] = self._spawn(name)
 
     def watch(self, say: Say) -> NoReturn:
-        """Start again what ends, for ever. Raises StackError when they end over and over."""
+        """Start again what ends, for ever. Raises StackError when one ends over and over."""
         while True:
             time.sleep(0.2)
             for name, child in list(self.items()):
                 if child.exit_code is not None:
                     say(f"{name} ended with {child.exit_code}; starting it again")
-                    self._count_restart(child)
+                    self._count_restart(name, child)
                     time.sleep(_RESTART_PAUSE_S)
                     self.start(name)
 
-    def _count_restart(self, child: Child) -> None:
+    def _count_restart(self, name: str, child: Child) -> None:
         now = time.monotonic()
-        self._restarts = [at for at in self._restarts if at > now - 60] + [now]
-        if len(self._restarts) > _MOST_RESTARTS:
+        self._restarts[name] = [at for at in self._restarts.get(name, []) if at > now - 60] + [now]
+        if len(self._restarts[name]) > _MOST_RESTARTS:
             raise StackError(f"{child.name} keeps ending: see {child.log_file or 'what it said'}")
 
     def stop(self, kind: str, limit_s: float) -> None:

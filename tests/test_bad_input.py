@@ -277,6 +277,32 @@ def test_what_is_wrong_with_the_bytes_is_told(api: Api, name: str) -> None:
     refused(raw_answer(api.send(request, limit_s=LIMIT_S)), expected)
 
 
+def test_a_connection_with_garbage_behind_a_request_is_let_go(api: Api) -> None:
+    """In the packet of the request itself: its answer would come behind the refusal, which is the last word."""
+
+    def is_reset() -> bool:
+        try:
+            connection.send(b"x")
+        except OSError:
+            return True
+        return False
+
+    with socket.create_connection(api.address, timeout=LIMIT_S) as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\0garbage\r\n\r\n")
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        eventually(is_reset, within_s=LIMIT_S, what="the server's end of it")
+
+
+@pytest.mark.parametrize("body", ["[]", "3", '"a"', "null"])
+@pytest.mark.parametrize("path", ["/predict", "/jobs"])
+def test_a_body_that_is_no_object_is_told_so(http: httpx2.Client, path: str, body: str) -> None:
+    (problem,) = is_problem(http.post(path, content=body, headers=JSON), 422)["errors"]
+    assert problem["detail"] == "this should be an object"
+
+
 def test_an_answer_comes_in_one_piece(api: Api) -> None:
     """Its head and its body apart would be two packets, and two times the work."""
     with socket.create_connection(api.address, timeout=LIMIT_S) as connection:

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from api import predicting
 from api.app import create_app
 from api.predicting import MODELS_KEPT, Predicting, Together
-from core.errors import ArtifactCorrupt, Unavailable
+from core.errors import ArtifactCorrupt, ModelUnsupported, Unavailable
 from core.jobs import artifacts
 from core.jobs.job import Status
 from core.jobs.store import JobStore, StoredModel
@@ -132,6 +132,27 @@ def test_too_much_that_waits_is_refused_until_it_is_less() -> None:
     together(use, most=1, waiting=12)
 
 
+def test_slow_work_holds_up_nobody_who_comes_later() -> None:
+    async def run() -> None:
+        held = asyncio.Event()
+
+        async def work(asked: Sequence[int]) -> Sequence[int]:
+            if 1 in asked:
+                await held.wait()
+            return [2 * number for number in asked]
+
+        all: Together[int, int] = Together(work, most=100, patience_s=0.01)
+        async with asyncio.timeout(20):
+            slow = asyncio.ensure_future(all.ask(1))
+            await asyncio.sleep(0.001)
+            assert [await all.ask(2), await all.ask(3)] == [4, 6]
+            assert not slow.done()
+            held.set()
+            assert await slow == 2
+
+    asyncio.run(run())
+
+
 # --- models --------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +236,25 @@ def test_a_damaged_model_is_noticed_and_the_others_of_its_batch_are_not_touched(
     [[one, other]] = compute(settings, [(good, IMAGES[:1]), (bad, IMAGES[:1])])
     assert isinstance(one, np.ndarray)
     assert isinstance(other, ArtifactCorrupt)
+
+
+def test_a_lost_file_is_no_damage_to_a_job_with_equal_weights(settings: Settings) -> None:
+    whole = stored_model(settings, 1)
+    gone = {"safetensors": {**whole.files["safetensors"], "path": "gone.safetensors"}}
+    lost = StoredModel(job_id="job_" + "f" * 32, dataset="mnist", files=gone, test_accuracy=None)
+    [[one, other]] = compute(settings, [(lost, IMAGES[:1]), (whole, IMAGES[:1])])
+    assert isinstance(one, ArtifactCorrupt)
+    assert isinstance(other, np.ndarray)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_model_that_gives_no_numbers_says_so(settings: Settings, value: float) -> None:
+    weights = {name: np.full_like(each, value) for name, each in random_weights().items()}
+    broken = stored_model(settings, 1, safetensors.numpy.save(weights))
+    good = stored_model(settings, 2)
+    [[one, other]] = compute(settings, [(broken, IMAGES[:1]), (good, IMAGES[:1])])
+    assert isinstance(one, ModelUnsupported)
+    assert isinstance(other, np.ndarray)
 
 
 def test_requests_that_wait_are_predicted_in_one_go(api: Api) -> None:

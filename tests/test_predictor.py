@@ -1,3 +1,6 @@
+import json
+import struct
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -42,3 +45,15 @@ def test_weights_of_another_network_are_told_from_damaged_ones() -> None:
     for others in ({}, renamed, wider):
         with pytest.raises(ModelUnsupported):
             Predictor.from_safetensors(safetensors.numpy.save(others))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("BF16", 2), ("F16", 2), ("F64", 8), ("I32", 4)])
+def test_weights_of_another_type_are_another_networks(kind: str, size: int) -> None:
+    head: dict[str, object] = {}
+    end = 0
+    for name, value in random_weights().items():
+        begin, end = end, end + size * value.size
+        head[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(head).encode()
+    with pytest.raises(ModelUnsupported, match="types"):
+        Predictor.from_safetensors(struct.pack("<Q", len(text)) + text + bytes(end))

@@ -319,6 +319,26 @@ def test_what_ends_over_and_over_is_given_up() -> None:
     assert said == ["bad ended with 7; starting it again"] * 6
 
 
+def test_each_may_end_now_and_then(tmp_path: Path) -> None:
+    """All of them once, as when memory runs out for a moment: no more than the limit of one, and that is each one's own."""
+    once = "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); path.exists() and time.sleep(60); path.touch()"
+    children = Family(lambda name: Child(name, [sys.executable, "-S", "-c", once, str(tmp_path / name)]))
+    for number in range(8):
+        children.start(f"api-{number}")
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 8:
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            children.watch(say)
+    finally:
+        children.stop("api", 5)
+
+
 def test_answers_do_not_wait_for_more_to_send() -> None:
     """Where the listening socket does not know its protocol, as one from another process, asyncio would let them."""
     no_protocol = 0

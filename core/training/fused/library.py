@@ -93,7 +93,10 @@ def openmp_runtime() -> Path | None:
     """Paddle's own OpenMP runtime. With a second one (libgomp) the two pools of threads fight over the cores, and
     libgomp hangs after fork(); so where Paddle ships none the kernel is built for a single thread.
     """
-    paddle = importlib.util.find_spec("paddle")  # where it is; importing it takes a second
+    try:
+        paddle = importlib.util.find_spec("paddle")  # where it is; importing it takes a second
+    except ValueError:  # a module that came about in some other way
+        return None
     runtime = Path(paddle.origin).parent / "libs" / "libiomp5.so" if paddle and paddle.origin else None
     return runtime if runtime and runtime.is_file() else None
 
