@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -277,6 +278,22 @@ def test_who_is_cancelled_while_a_file_is_made_leaves_nothing() -> None:
 
     asyncio.run(asyncio.wait_for(cancelled(), 30))
     assert folders() <= before
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may get longer than 60,000 bytes; the weights have 81,400."""
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+
+
+def test_a_file_that_did_not_fit_on_the_disk_is_not_given(small_disk: None, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Unavailable, match="cannot be made now") as caught:
+        asyncio.run(export.made("inference", WEIGHTS))
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 30)
+    assert "is the disk full?" in str([vars(record) for record in caplog.records])
 
 
 def test_what_cannot_be_made_is_an_error_with_its_reason_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
