@@ -296,6 +296,33 @@ def test_a_file_that_did_not_fit_on_the_disk_is_not_given(small_disk: None, capl
     assert "is the disk full?" in str([vars(record) for record in caplog.records])
 
 
+@pytest.mark.parametrize("lacking", ["descriptors", "room"])
+def test_a_file_that_cannot_be_begun_is_to_be_asked_for_again(
+    lacking: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = folders()
+
+    async def made() -> bytes:
+        if lacking == "room":
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+            return await export.made("onnx", WEIGHTS)
+        least, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            return await export.made("onnx", WEIGHTS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+
+    with pytest.raises(Unavailable, match="cannot be made now") as caught:
+        asyncio.run(made())
+    assert caught.value.retry_after_s == 30
+    assert folders() <= before
+    reason = {"descriptors": "Too many open files", "room": "No such file"}[lacking]
+    assert reason in str([vars(record) for record in caplog.records])
+
+
 def test_what_cannot_be_made_is_an_error_with_its_reason_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DescentError, match="log has the reason"):
         asyncio.run(export.made("onnx", b"these are no weights"))

@@ -115,13 +115,33 @@ async def made(format: str, weights: bytes, *, limit_s: float = LIMIT_S) -> byte
     That process ends with this one, when the caller is cancelled, and after `limit_s` at the latest. Raises Unavailable when
     it was killed or the machine had no room for it, and DescentError when it failed; the log has the reason.
     """
-    with tempfile.TemporaryDirectory(
-        prefix="descent-export-"
-    ) as folder:  # ours, so that it goes whatever becomes of it
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "core.training.export", format, env={**os.environ, "TMPDIR": folder},
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+    try:
+        code, content, told = await _run(format, weights, limit_s)
+    except OSError as error:  # no descriptor, process or room on the disk is left
+        log.error("export failed", extra={"format": format, "reason": str(error)})
+        raise Unavailable("the file cannot be made now", retry_after_s=30) from error
+    if code:
+        log.error("export failed", extra={"format": format, "code": code, "reason": _last(told)})
+        if code == os.EX_TEMPFAIL:
+            raise Unavailable("the file cannot be made now", retry_after_s=30)
+        if code < 0:
+            raise Unavailable("the process that made the file was killed", retry_after_s=30)
+        raise DescentError("the file could not be made; the server's log has the reason")
+    return content
+
+
+async def _run(format: str, weights: bytes, limit_s: float) -> tuple[int, bytes, bytes]:
+    """The process's exit code, what it made, and what it said. Its folder is ours, so that it goes whatever becomes of it."""
+    folder = tempfile.TemporaryDirectory(prefix="descent-export-", ignore_cleanup_errors=True)
+    with folder:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "core.training.export", format, env={**os.environ, "TMPDIR": folder.name},
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError:
+            os.rmdir(folder.name)  # which needs no descriptor; a cleanup does
+            raise
         try:
             async with asyncio.timeout(limit_s):
                 content, told = await process.communicate(weights)
@@ -130,15 +150,8 @@ async def made(format: str, weights: bytes, *, limit_s: float = LIMIT_S) -> byte
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
-    if process.returncode:
-        log.error("export failed", extra={"format": format, "code": process.returncode, "reason": _last(told)})
-        if process.returncode == os.EX_TEMPFAIL:
-            raise Unavailable("the file cannot be made now", retry_after_s=30)
-        if process.returncode < 0:
-            raise Unavailable("the process that made the file was killed", retry_after_s=30)
-        raise DescentError("the file could not be made; the server's log has the reason")
-    return content
+            code = await process.wait()
+    return code, content, told
 
 
 def _last(told: bytes) -> str:
