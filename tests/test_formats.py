@@ -6,7 +6,6 @@ import io
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -200,9 +199,12 @@ def test_a_file_is_kept_and_made_again_the_same_when_it_is_damaged_or_gone(
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """An API of its own: one of these tests kills it."""
-    with api_without_worker(tmp_path_factory.mktemp("api")) as api:
-        yield api
+    """An API of its own, whose passing files are in its home: one of these tests kills it."""
+    home = tmp_path_factory.mktemp("api")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(home))
+        with api_without_worker(home) as api:
+            yield api
 
 
 def test_many_who_ask_first_get_one_file_that_was_made_once(staged: Api) -> None:
@@ -252,21 +254,25 @@ def exporters(pid: int) -> list[int]:
     return [child for child in descendants(pid) if "core.training.export" in known.get(child, (0, ""))[1]]
 
 
-def folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("descent-export-*")}
+def folders(where: Path) -> list[Path]:
+    return list(where.glob("descent-export-*"))
 
 
-def test_a_file_that_takes_too_long_is_given_up_and_leaves_nothing() -> None:
-    before = folders()
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where passing files are made, by nobody else."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_that_takes_too_long_is_given_up_and_leaves_nothing(own_tmp: Path) -> None:
     with pytest.raises(Unavailable, match=r"not made within 0\.05 s"):
         asyncio.run(export.made("inference", WEIGHTS, limit_s=0.05))
     assert exporters(os.getpid()) == []
-    assert folders() <= before
+    assert folders(own_tmp) == []
 
 
-def test_who_is_cancelled_while_a_file_is_made_leaves_nothing() -> None:
-    before = folders()
-
+def test_who_is_cancelled_while_a_file_is_made_leaves_nothing(own_tmp: Path) -> None:
     async def cancelled() -> None:
         making = asyncio.create_task(export.made("inference", WEIGHTS))
         while not exporters(os.getpid()):
@@ -277,7 +283,7 @@ def test_who_is_cancelled_while_a_file_is_made_leaves_nothing() -> None:
         assert exporters(os.getpid()) == []
 
     asyncio.run(asyncio.wait_for(cancelled(), 30))
-    assert folders() <= before
+    assert folders(own_tmp) == []
 
 
 @pytest.fixture
@@ -298,13 +304,11 @@ def test_a_file_that_did_not_fit_on_the_disk_is_not_given(small_disk: None, capl
 
 @pytest.mark.parametrize("lacking", ["descriptors", "room"])
 def test_a_file_that_cannot_be_begun_is_to_be_asked_for_again(
-    lacking: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lacking: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, own_tmp: Path
 ) -> None:
-    before = folders()
-
     async def made() -> bytes:
         if lacking == "room":
-            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+            monkeypatch.setattr(tempfile, "tempdir", str(own_tmp / "not there"))
             return await export.made("onnx", WEIGHTS)
         least, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.dup(0)
@@ -318,7 +322,7 @@ def test_a_file_that_cannot_be_begun_is_to_be_asked_for_again(
     with pytest.raises(Unavailable, match="cannot be made now") as caught:
         asyncio.run(made())
     assert caught.value.retry_after_s == 30
-    assert folders() <= before
+    assert folders(own_tmp) == []
     reason = {"descriptors": "Too many open files", "room": "No such file"}[lacking]
     assert reason in str([vars(record) for record in caplog.records])
 
@@ -330,7 +334,7 @@ def test_what_cannot_be_made_is_an_error_with_its_reason_in_the_log(caplog: pyte
 
 
 def test_an_api_that_is_killed_takes_the_process_with_it(staged: Api) -> None:
-    job_id, before = staged.finished_job(weights=WEIGHTS), folders()
+    job_id = staged.finished_job(weights=WEIGHTS)
     with ThreadPoolExecutor(1) as pool:
         url = f"{staged.url}/jobs/{job_id}/model?format=inference"
         asked = pool.submit(httpx2.get, url, timeout=60)
@@ -339,5 +343,4 @@ def test_an_api_that_is_killed_takes_the_process_with_it(staged: Api) -> None:
         with pytest.raises(httpx2.TransportError):
             asked.result()
     eventually(lambda: not is_alive(making), within_s=5, what="the end of the process")
-    for name in folders() - before:  # nobody was left to remove it
-        shutil.rmtree(Path(tempfile.gettempdir()) / name)
+    assert len(folders(staged.settings.home)) == 1  # nobody was left to remove it

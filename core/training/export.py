@@ -140,7 +140,7 @@ async def _run(format: str, weights: bytes, limit_s: float) -> tuple[int, bytes,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
         except OSError:
-            os.rmdir(folder.name)  # which needs no descriptor; a cleanup does
+            Path(folder.name).rmdir()  # which needs no descriptor; a cleanup does
             raise
         try:
             async with asyncio.timeout(limit_s):
