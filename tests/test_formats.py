@@ -286,6 +286,24 @@ def test_who_is_cancelled_while_a_file_is_made_leaves_nothing(own_tmp: Path) -> 
     assert folders(own_tmp) == []
 
 
+def test_a_server_that_waits_for_nobody_leaves_no_folder(own_tmp: Path) -> None:
+    """It ends some turns of its loop after it has cancelled its requests; to wait for a process would take a selector."""
+
+    async def cut_off() -> None:
+        making = asyncio.create_task(export.made("inference", WEIGHTS))
+        while not exporters(os.getpid()):
+            await asyncio.sleep(0.01)
+        assert len(folders(own_tmp)) == 1
+        making.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert folders(own_tmp) == []
+        with pytest.raises(asyncio.CancelledError):
+            await making
+
+    asyncio.run(asyncio.wait_for(cut_off(), 30))
+
+
 @pytest.fixture
 def small_disk() -> Iterator[None]:
     """No file may get longer than 60,000 bytes; the weights have 81,400."""

@@ -150,6 +150,7 @@ async def _run(format: str, weights: bytes, limit_s: float) -> tuple[int, bytes,
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            folder.cleanup()  # now: a server that ends may not come to what follows the next line
             code = await process.wait()
     return code, content, told
 
