@@ -345,7 +345,8 @@ def test_headers_that_cannot_be_are_refused(
 
 def test_tags_without_end_are_refused(http: httpx2.Client, api: Api) -> None:
     for path in ("", "/loss", "/metrics", "/model"):
-        refused(http.get(f"/jobs/{api.jobs[Status.SUCCEEDED]}{path}", headers={"If-None-Match": "x" * 2001}), INVALID)
+        for name in ("If-None-Match", "If-Match"):
+            refused(http.get(f"/jobs/{api.jobs[Status.SUCCEEDED]}{path}", headers={name: "x" * 2001}), INVALID)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "x" * 10_000, "schlüssel", "a,b c", "a\tb"], ids=ascii)
