@@ -63,7 +63,7 @@ async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: R
 @router.head(
     "/{job_id}/model",
     responses={
-        200: {"description": "It can be had.", **headers(*_ALWAYS)},
+        200: {"content": {_MEDIA_TYPE: BYTES}, "description": "It can be had.", **headers(*_ALWAYS)},
         **CONDITIONAL,
         **documented(404, 409, 410, 422, 500, 503),
     },

@@ -165,6 +165,9 @@ def test_head_tells_all_but_the_content(http: httpx2.Client, path: str, format: 
     ending = {"inference": "inference.zip"}.get(format, format)
     assert head.headers["content-disposition"] == f'attachment; filename="{path.split("/")[2]}.{ending}"'
     assert http.head(path, headers={"If-None-Match": "*"}).status_code == 304
+    for accept, status in (("text/html", 406), ("application/octet-stream", 200), ("application/*;q=0.1", 200)):
+        for ask in (http.get, http.head):
+            assert ask(path, params={"format": format}, headers={"Accept": accept}).status_code == status
 
 
 # --- why there is none -------------------------------------------------------------------------------------------------
