@@ -220,6 +220,12 @@ def test_many_who_ask_first_get_one_file_that_was_made_once(staged: Api) -> None
     assert len([line for line in log if "model file made" in line and job_id in line]) == 1
 
 
+def test_the_client_waits_for_a_file_that_is_made_first(staged: Api) -> None:
+    job_id = staged.finished_job(weights=WEIGHTS)
+    with Client(staged.url, timeout_s=0.1) as client:
+        assert onnx.load_from_string(client.model(job_id, format="onnx")).opset_import[0].version == export.OPSET
+
+
 def test_a_file_that_cannot_be_kept_is_given_all_the_same(staged: Api) -> None:
     job_id = staged.finished_job(weights=WEIGHTS)
     folder = staged.settings.jobs_dir / job_id / "1"
