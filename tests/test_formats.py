@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +123,22 @@ def test_onnx_runtime_runs_the_graph(server: Server, trained_job: str, images: F
     assert [(it.domain, it.version) for it in model.opset_import] == [("", 13)]
     about = {it.key: it.value for it in model.metadata_props}
     assert about == export.metadata(downloaded(server, trained_job, "safetensors"))
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="the page's requests are made with curl, and there is none here")
+def test_the_pages_commands_and_programs_run(server: Server, trained_job: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "formats.md").read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["sh", "python", "python", "sh"]
+    env = {"JOB": trained_job, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for kind, text in blocks:
+        tail = "assert probabilities.shape == (1, 10)\n" if kind == "python" else ""
+        command = ["sh", "-ec"] if kind == "sh" else [sys.executable, "-c"]
+        text = text.replace("http://127.0.0.1:8000", server.url) + tail
+        done = subprocess.run(
+            [*command, text], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
 
 # --- what a file says of itself ----------------------------------------------------------------------------------------
