@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from api.conditional import NOT_MODIFIED, etag_of, is_known
+from api.conditional import CONDITIONAL, etag_of, is_known, refuse_another
 from api.history import Sampling, sampled
 from api.problems import documented, headers
 from api.state import state_of
@@ -146,7 +146,7 @@ class Run:
 @router.get(
     "/compare",
     response_model=Comparison,
-    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 422, 503)},
+    responses={200: headers("ETag"), **CONDITIONAL, **documented(404, 422, 503)},
     summary="Runs beside each other",
 )
 async def compare(query: Annotated[CompareQuery, Query()], request: Request) -> Response:
@@ -157,6 +157,7 @@ async def compare(query: Annotated[CompareQuery, Query()], request: Request) -> 
     store = state_of(request).store
     outlines = await _outlines(store, query.jobs.split(","))
     headers = {"ETag": etag_of(f"{stamps_of(outlines)} {query!r}"), "Cache-Control": "no-cache"}
+    refuse_another(request, headers["ETag"])
     if is_known(headers["ETag"], request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     readings = [await _reading(store, outline, query.max_points) for outline in outlines]

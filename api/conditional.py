@@ -1,6 +1,6 @@
 """Answers that a client has already, wants a part of, or wants to wait for.
 
-ETag, If-None-Match, Range and If-Range (RFC 9110), Prefer: wait (RFC 7240).
+ETag, If-Match, If-None-Match, Range and If-Range (RFC 9110), Prefer: wait (RFC 7240).
 """
 
 import hashlib
@@ -11,15 +11,17 @@ from typing import Annotated, Any
 from fastapi import Header, Request, Response
 from starlette.exceptions import HTTPException
 
-from api.problems import headers
+from api.problems import documented, headers
 from core.errors import FieldProblem, InvalidRequest
 
 LONGEST_WAIT_S = 30
-LONGEST_TAGS = 2000  # characters of If-None-Match and If-Range
+LONGEST_TAGS = 2000  # characters
 LONGEST_RANGES = 8000
+_MOST = {"if-match": LONGEST_TAGS, "if-none-match": LONGEST_TAGS, "if-range": LONGEST_TAGS, "range": LONGEST_RANGES}
 _RANGE = re.compile(r"([0-9]{0,99})-([0-9]{0,99})")
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "It is as `If-None-Match` names it.", **headers("ETag")}
+CONDITIONAL: dict[int | str, dict[str, Any]] = {
+    304: {"description": "It is as `If-None-Match` names it.", **headers("ETag")},
+    412: documented(412)[412] | headers("ETag"),
 }
 
 Prefer = Annotated[
@@ -34,15 +36,22 @@ def etag_of(content: str | bytes) -> str:
 
 
 def is_known(etag: str, if_none_match: str) -> bool:
-    """Whether the client has what `etag` names. A proxy may have made it a weak one. Raises InvalidRequest for too many."""
-    _refuse_longer("if-none-match", if_none_match, LONGEST_TAGS)
+    """Whether the client has what `etag` names. A proxy may have made it a weak one."""
     given = [entry.strip().removeprefix("W/") for entry in if_none_match.split(",")]
     return etag in given or "*" in given
 
 
-def _refuse_longer(name: str, value: str, most: int) -> None:
-    if len(value) > most:
-        raise InvalidRequest(FieldProblem(f"header {name}", f"it has at most {most} characters"))
+def refuse_another(request: Request, etag: str) -> None:
+    """To be asked before `is_known` and `wanted_part` (RFC 9110, 13.2.2).
+
+    Raises a 412 when `If-Match` does not name this state, strongly, and InvalidRequest for headers without end.
+    """
+    for name, most in _MOST.items():
+        if len(",".join(request.headers.getlist(name))) > most:
+            raise InvalidRequest(FieldProblem(f"header {name}", f"it has at most {most} characters"))
+    wanted = request.headers.getlist("if-match")
+    if wanted and not {etag, "*"} & {entry.strip(" \t") for entry in ",".join(wanted).split(",")}:
+        raise HTTPException(412, "there is another state by now than `If-Match` names", {"ETag": etag})
 
 
 def json_answer(text: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -50,8 +59,12 @@ def json_answer(text: str, *, status: int = 200, headers: Mapping[str, str] | No
 
 
 def conditional(request: Request, text: str) -> Response:
-    """A JSON answer with its ETag, or 304 when the client has it. It may be kept, but is to be asked for again."""
+    """A JSON answer with its ETag, or 304 when the client has it. It may be kept, but is to be asked for again.
+
+    Raises what `refuse_another` does.
+    """
     etag = etag_of(text)
+    refuse_another(request, etag)
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if is_known(etag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
@@ -68,12 +81,9 @@ def wanted_part(request: Request, etag: str, size: int) -> range | None:
     """The bytes that `Range` asks for, of a file so long; None for all of them.
 
     That is also the answer to what is not understood, to several ranges, and when `If-Range` names another state of the file
-    (RFC 9110, 14.2 and 13.1.5). Raises a 416 for a range that has nothing in the file,
-    and InvalidRequest for headers without end.
+    (RFC 9110, 14.2 and 13.1.5). Raises a 416 for a range that has nothing in the file.
     """
     asked, named = ",".join(request.headers.getlist("range")), request.headers.get("if-range", etag)
-    _refuse_longer("range", asked, LONGEST_RANGES)
-    _refuse_longer("if-range", named, LONGEST_TAGS)
     if named != etag:
         return None
     unit, _, listed = asked.partition("=")

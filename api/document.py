@@ -2,7 +2,7 @@
 
 Every answer carries `X-Request-Id` and `Cache-Control`; every error is a problem, or below /v2 of the Open Inference Protocol's
 form; any route may refuse its parameters, `Accept` (`strict.py`), the Host or too many headers (`guard.py`); what may be
-unchanged takes `If-None-Match`; an id that one answer gives is linked to the operations that take it.
+unchanged takes `If-None-Match` and `If-Match`; an id that one answer gives is linked to the operations that take it.
 """
 
 from collections.abc import Iterator
@@ -36,6 +36,13 @@ _IF_NONE_MATCH = {
     "in": "header",
     "required": False,
     "description": "The `ETag` of an answer that the client has: 304 if there is no other by now.",
+    "schema": {"type": "string", "maxLength": LONGEST_TAGS},
+}
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` of the only state that is wanted, or several, or `*`: 412 if there is another by now.",
     "schema": {"type": "string", "maxLength": LONGEST_TAGS},
 }
 _OF_A_PART = [
@@ -117,7 +124,7 @@ def _completed(document: Json, *, needs_key: bool) -> Json:
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])
         if "304" in answers:
-            operation.setdefault("parameters", []).append(_IF_NONE_MATCH)
+            operation.setdefault("parameters", []).extend((_IF_NONE_MATCH, _IF_MATCH))
         if "206" in answers:
             operation["parameters"] += _OF_A_PART
     return document

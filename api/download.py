@@ -12,7 +12,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from api.conditional import NOT_MODIFIED, is_known, wanted_part
+from api.conditional import CONDITIONAL, is_known, refuse_another, wanted_part
 from api.problems import BYTES, documented, headers
 from api.state import JobId, State, known, read_model, state_of
 from api.strict import StrictRoute
@@ -44,7 +44,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The part that `Range` asks for.",
         **headers(*_ALWAYS, "Content-Range"),
     },
-    **NOT_MODIFIED,
+    **CONDITIONAL,
     **documented(404, 409, 410, 416, 422, 500, 503),
 }
 
@@ -63,8 +63,8 @@ async def model(job_id: JobId, query: Annotated[ModelQuery, Query()], request: R
 @router.head(
     "/{job_id}/model",
     responses={
-        200: {"description": "It can be had.", **headers(*_ALWAYS)},
-        **NOT_MODIFIED,
+        200: {"content": {_MEDIA_TYPE: BYTES}, "description": "It can be had.", **headers(*_ALWAYS)},
+        **CONDITIONAL,
         **documented(404, 409, 410, 422, 500, 503),
     },
     response_class=Response,
@@ -78,6 +78,7 @@ async def model_head(job_id: JobId, query: Annotated[ModelQuery, Query()], reque
 async def _answer(job_id: str, format: str, request: Request) -> Response:
     content = await _content(state_of(request), job_id, format)
     etag = f'"{hashlib.sha256(content).hexdigest()}"'
+    refuse_another(request, etag)
     if is_known(etag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers={"ETag": etag})
     ending = artifacts.EXPORTS.get(format, format)

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from api.accept import preferred
-from api.conditional import NOT_MODIFIED, conditional, etag_of, is_known
+from api.conditional import CONDITIONAL, conditional, etag_of, is_known, refuse_another
 from api.problems import TEXT, documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
@@ -135,7 +135,7 @@ class LossQuery(BaseModel):
             "description": "The points, in order.",
             **headers("ETag", "Vary", sometimes=("X-Next", "X-Has-More", "X-Terminal")),
         },
-        **NOT_MODIFIED,
+        **CONDITIONAL,
         **documented(404, 422, 503),
     },
     summary="The loss history, live and afterwards",
@@ -151,10 +151,12 @@ async def loss(job_id: JobId, query: Annotated[LossQuery, Query()], request: Req
     if seen:
         status, told = await store.told(known(job_id))
         headers = _headers(status, told.points, query)
+        refuse_another(request, headers["ETag"])
         if is_known(headers["ETag"], seen):
             return Response(status_code=304, headers=headers)
     page = await _page(store, known(job_id), query)
     headers = _headers(page.status, page.count, query)
+    refuse_another(request, headers["ETag"])
     if query.format != "json":
         facts = {"X-Next": page.next, "X-Has-More": page.has_more, "X-Terminal": page.status.terminal}
         headers |= {name: str(value).lower() for name, value in facts.items()}
@@ -250,7 +252,7 @@ async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
 @router.get(
     "/metrics",
     response_model=Metrics,
-    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 503)},
+    responses={200: headers("ETag"), **CONDITIONAL, **documented(404, 503)},
     summary="Metrics of each epoch that has ended",
 )
 async def metrics(job_id: JobId, request: Request) -> Response:

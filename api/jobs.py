@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.conditional import NOT_MODIFIED, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
+from api.conditional import CONDITIONAL, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
 from api.problems import documented, headers
 from api.state import JobId, State, known, state_of
 from api.strict import StrictRoute
@@ -152,7 +152,7 @@ async def page(query: Annotated[ListQuery, Query()], request: Request) -> Respon
     response_model=JobAnswer,
     responses={
         200: headers("ETag", sometimes=("Preference-Applied",)),
-        **NOT_MODIFIED,
+        **CONDITIONAL,
         **documented(404, 422, 429, 503),
     },
     summary="One job",

@@ -97,6 +97,12 @@ ABOUT = {
         "The request stopped in its middle: its length or its end was not as announced. Send it whole, without long pauses.",
         "请求在中途停止：长度或结尾与声明不符。请完整发送，中间不要长时间停顿。",
     ),
+    "precondition-failed": About(
+        412,
+        "There is another state by now than the one that `If-Match` names; the header `ETag` names this one. Begin "
+        "anew with that, or ask without `If-Match`.",
+        "当前状态与 If-Match 所指的不同；ETag 头给出当前状态。请去掉 If-Match，或以新的 ETag 重新开始。",
+    ),
     "too-large": About(
         413,
         "The body is longer than the server takes. Send fewer or smaller images a request.",

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from api.catalogue import Text
-from api.conditional import NOT_MODIFIED, Prefer
+from api.conditional import CONDITIONAL, Prefer
 from api.jobs import CreateQuery, IdempotencyKey, Preview, previewed, submitted, when_changed
 from api.problems import documented, headers
 from api.state import JobId, known, state_of
@@ -126,7 +126,7 @@ async def create(
     response_model=RangeTestAnswer,
     responses={
         200: headers("ETag", sometimes=("Preference-Applied",)),
-        **NOT_MODIFIED,
+        **CONDITIONAL,
         **documented(404, 422, 429, 503),
     },
     summary="A range test: its curve, and the rate it suggests",

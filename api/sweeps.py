@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.compare import Table, stamps_of, table_of
-from api.conditional import NOT_MODIFIED, etag_of, is_known, json_answer
+from api.conditional import CONDITIONAL, etag_of, is_known, json_answer, refuse_another
 from api.jobs import CreateQuery, IdempotencyKey
 from api.problems import documented, headers
 from api.state import State, state_of
@@ -168,7 +168,7 @@ async def page(query: Annotated[SweepListQuery, Query()], request: Request) -> S
 @router.get(
     "/{sweep_id}",
     response_model=SweepAnswer,
-    responses={200: headers("ETag"), **NOT_MODIFIED, **documented(404, 503)},
+    responses={200: headers("ETag"), **CONDITIONAL, **documented(404, 503)},
     summary="One sweep: its jobs, and the table of what came of them",
 )
 async def get(sweep_id: SweepId, request: Request) -> Response:
@@ -176,6 +176,7 @@ async def get(sweep_id: SweepId, request: Request) -> Response:
     sweep = await state.sweeps.get(known_sweep(sweep_id))
     outlines = await state.store.outlines(sweep.job_ids)
     headers = {"ETag": etag_of(f"{sweep.cancelled_at} {stamps_of(outlines)}"), "Cache-Control": "no-cache"}
+    refuse_another(request, headers["ETag"])
     if is_known(headers["ETag"], request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     return json_answer((await _answered(state, sweep, outlines)).model_dump_json(), headers=headers)

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import httpx2
 
+_DOWNLOAD_TIMEOUT_S = 120  # of a model: a format may be made first, and others before it
+
 
 class ApiError(Exception):
     """The server's problem answer: `status`, `code`, and the whole of it in `problem`."""
@@ -27,6 +29,7 @@ class Client:
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30, trust_env: bool = True) -> None:
         """`key`: where the server needs one. `trust_env`: whether a proxy named in the environment is used."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._timeout_s = timeout_s
         self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=trust_env)
 
     def __enter__(self) -> Self:
@@ -87,8 +90,9 @@ class Client:
         raise TimeoutError(f"{job_id} did not end within {limit_s} s")
 
     def model(self, job_id: str, *, format: str = "pdparams") -> bytes:
-        """The trained network, as `pdparams`, `safetensors`, `inference` or `onnx`."""
-        return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}).content
+        """The trained network, as `pdparams`, `safetensors`, `inference` or `onnx`. Waits up to 120 s: it may be made first."""
+        timeout = httpx2.Timeout(self._timeout_s, read=max(self._timeout_s, _DOWNLOAD_TIMEOUT_S))
+        return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}, timeout=timeout).content
 
     def predict(self, images: Iterable[Any], *, debug: bool = False, **options: Any) -> dict[str, Any]:
         """What images show: paths of PNG or JPEG files, their bytes, or lists or arrays of numbers, 28x28 or 784.

@@ -57,7 +57,9 @@ OCTETS = (
 
 @schemathesis.hook
 def filter_failure(context: schemathesis.HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """False for a refusal that names one of the rules, and nothing else."""
+    """False for a refusal that names one of the rules, and nothing else, or is what `If-Match` asks for."""
+    if isinstance(failure, RejectedPositiveData) and response.status_code == 412:
+        return "If-Match" not in (case.headers or {})
     if not isinstance(failure, RejectedPositiveData) or response.status_code not in (400, 422):
         return True
     problem = response.json()

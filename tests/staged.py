@@ -81,7 +81,7 @@ def api_without_worker(home: Path) -> Iterator[Api]:
     redis = server.start()
     children = [redis]
     try:
-        env = {"DESCENT_HOME": str(home), "DESCENT_PORT": str(settings.port), "DESCENT_REDIS_URL": ""}
+        env = {"DESCENT_HOME": str(home), "DESCENT_PORT": str(settings.port), "DESCENT_REDIS_URL": settings.store_url}
         command = [sys.executable, "-P", "-m", "api.app"]
         children.insert(0, Child("api", command, log_file=settings.logs_dir / "api.log", env=env))
         url = f"http://127.0.0.1:{settings.port}"

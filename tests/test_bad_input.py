@@ -27,7 +27,7 @@ from api.protocol import MAX_HEAD_BYTES
 from api.strict import MAX_BODY_BYTES, SILENCE_S, USUAL_BODY_BYTES
 from core.jobs.job import Status
 from tests.conftest import eventually
-from tests.staged import Api
+from tests.staged import Api, blank_weights
 from tests.test_api import is_problem
 
 LIMIT_S = 10  # for an answer; every request has it
@@ -345,7 +345,8 @@ def test_headers_that_cannot_be_are_refused(
 
 def test_tags_without_end_are_refused(http: httpx2.Client, api: Api) -> None:
     for path in ("", "/loss", "/metrics", "/model"):
-        refused(http.get(f"/jobs/{api.jobs[Status.SUCCEEDED]}{path}", headers={"If-None-Match": "x" * 2001}), INVALID)
+        for name in ("If-None-Match", "If-Match"):
+            refused(http.get(f"/jobs/{api.jobs[Status.SUCCEEDED]}{path}", headers={name: "x" * 2001}), INVALID)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "x" * 10_000, "schlüssel", "a,b c", "a\tb"], ids=ascii)
@@ -522,13 +523,15 @@ def test_a_model_that_cannot_be_had_is_refused(
     post(http, json.dumps({"model": name, "image": BLANK}), expected, "/predict")
 
 
-def test_the_model_of_a_deleted_job_is_gone(http: httpx2.Client) -> None:
-    job_id = http.post("/jobs", json=GOOD).json()["id"]
-    http.post(f"/jobs/{job_id}/cancel").raise_for_status()
-    http.delete(f"/jobs/{job_id}").raise_for_status()
-    post(http, json.dumps({"model": job_id, "image": BLANK}), (410, "model-deleted"), "/predict")
-    refused(http.get(f"/jobs/{job_id}/model"), (410, "model-deleted"))
-    refused(http.get(f"/jobs/{job_id}"), MISSING)
+def test_the_model_of_a_deleted_job_is_gone(http: httpx2.Client, api: Api) -> None:
+    untrained = http.post("/jobs", json=GOOD).json()["id"]
+    http.post(f"/jobs/{untrained}/cancel").raise_for_status()
+    trained = api.finished_job(weights=blank_weights())
+    for job_id, expected in ((trained, (410, "model-deleted")), (untrained, MISSING)):
+        http.delete(f"/jobs/{job_id}").raise_for_status()
+        post(http, json.dumps({"model": job_id, "image": BLANK}), expected, "/predict")
+        refused(http.get(f"/jobs/{job_id}/model"), expected)
+        refused(http.get(f"/jobs/{job_id}"), MISSING)
 
 
 class _Mischief:

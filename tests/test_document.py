@@ -121,8 +121,8 @@ def test_what_may_be_unchanged_takes_the_tag_that_names_it(document: Json) -> No
     found = [operation for operation in operations(document) if "304" in operation["responses"]]
     assert len(found) > 5
     for operation in found:
-        assert "If-None-Match" in [parameter["name"] for parameter in operation["parameters"]]
-        assert "ETag" in operation["responses"]["200"]["headers"]
+        assert {"If-None-Match", "If-Match"} <= {parameter["name"] for parameter in operation["parameters"]}
+        assert all("ETag" in operation["responses"][status]["headers"] for status in ("200", "304", "412"))
 
 
 def test_the_headers_of_errors_are_documented(document: Json) -> None:

@@ -101,8 +101,9 @@ def test_two_range_headers_are_several_parts(http: httpx2.Client, path: str, who
 
 @pytest.mark.parametrize("name", ["Range", "If-Range"])
 def test_headers_without_end_are_refused(http: httpx2.Client, path: str, name: str) -> None:
-    problem = is_problem(http.get(path, headers={name: "x" * 8001}), 422, "validation-error")
-    assert problem["errors"][0]["pointer"] == f"header {name.lower()}"
+    for others in ({}, {"If-Match": '"x"'}, {"If-None-Match": "*"}):
+        problem = is_problem(http.get(path, headers={name: "x" * 8001, **others}), 422, "validation-error")
+        assert problem["errors"][0]["pointer"] == f"header {name.lower()}"
 
 
 def test_a_download_that_was_cut_is_completed_only_from_the_same_file(
@@ -133,6 +134,27 @@ def test_the_tag_is_the_digest_and_what_is_known_is_not_sent(http: httpx2.Client
     assert (other.status_code, other.content) == (206, first.content[:10])
 
 
+def test_who_wants_one_state_alone_gets_no_other(http: httpx2.Client, api: Api, path: str) -> None:
+    job_id = api.jobs[Status.SUCCEEDED]
+    own = [
+        f"/jobs/{job_id}{part}" for part in ("", "/loss", "/loss?format=csv", "/metrics", "/model?format=safetensors")
+    ]
+    for url in (*own, f"/compare?jobs={job_id}"):
+        etag = http.get(url).headers["etag"]
+        for wanted in ([etag], ["*"], [f'"x", {etag}'], ['"x"', etag]):
+            assert http.get(url, headers=[("If-Match", each) for each in wanted]).status_code == 200
+        for other in ('"x"', f"W/{etag}", "", etag.strip('"'), etag[:-2] + '"'):
+            for known in ({}, {"If-None-Match": etag}):  # which is looked at afterwards
+                answer = http.get(url, headers={"If-Match": other, **known})
+                is_problem(answer, 412, "precondition-failed")
+                assert answer.headers["etag"] == etag
+        assert http.get(url, headers={"If-Match": etag, "If-None-Match": etag}).status_code == 304
+    part = {"Range": "bytes=0-9"}
+    assert http.get(path, headers={"If-Match": "*", **part}).status_code == 206
+    assert http.get(path, headers={"If-Match": '"x"', **part}).status_code == 412
+    assert http.head(path, headers={"If-Match": '"x"'}).status_code == 412
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_head_tells_all_but_the_content(http: httpx2.Client, path: str, format: str) -> None:
     whole = http.get(path, params={"format": format})
@@ -143,6 +165,9 @@ def test_head_tells_all_but_the_content(http: httpx2.Client, path: str, format: 
     ending = {"inference": "inference.zip"}.get(format, format)
     assert head.headers["content-disposition"] == f'attachment; filename="{path.split("/")[2]}.{ending}"'
     assert http.head(path, headers={"If-None-Match": "*"}).status_code == 304
+    for accept, status in (("text/html", 406), ("application/octet-stream", 200), ("application/*;q=0.1", 200)):
+        for ask in (http.get, http.head):
+            assert ask(path, params={"format": format}, headers={"Accept": accept}).status_code == status
 
 
 # --- why there is none -------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -123,6 +125,22 @@ def test_onnx_runtime_runs_the_graph(server: Server, trained_job: str, images: F
     assert about == export.metadata(downloaded(server, trained_job, "safetensors"))
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="the page's requests are made with curl, and there is none here")
+def test_the_pages_commands_and_programs_run(server: Server, trained_job: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "formats.md").read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["sh", "python", "python", "sh"]
+    env = {"JOB": trained_job, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for kind, text in blocks:
+        tail = "assert probabilities.shape == (1, 10)\n" if kind == "python" else ""
+        command = ["sh", "-ec"] if kind == "sh" else [sys.executable, "-c"]
+        text = text.replace("http://127.0.0.1:8000", server.url) + tail
+        done = subprocess.run(
+            [*command, text], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
 # --- what a file says of itself ----------------------------------------------------------------------------------------
 
 
@@ -199,9 +217,12 @@ def test_a_file_is_kept_and_made_again_the_same_when_it_is_damaged_or_gone(
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """An API of its own: one of these tests kills it."""
-    with api_without_worker(tmp_path_factory.mktemp("api")) as api:
-        yield api
+    """An API of its own, whose passing files are in its home: one of these tests kills it."""
+    home = tmp_path_factory.mktemp("api")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(home))
+        with api_without_worker(home) as api:
+            yield api
 
 
 def test_many_who_ask_first_get_one_file_that_was_made_once(staged: Api) -> None:
@@ -215,6 +236,12 @@ def test_many_who_ask_first_get_one_file_that_was_made_once(staged: Api) -> None
     assert len(contents) == 1
     log = (staged.settings.logs_dir / "api.log").read_text().splitlines()
     assert len([line for line in log if "model file made" in line and job_id in line]) == 1
+
+
+def test_the_client_waits_for_a_file_that_is_made_first(staged: Api) -> None:
+    job_id = staged.finished_job(weights=WEIGHTS)
+    with Client(staged.url, timeout_s=0.1) as client:
+        assert onnx.load_from_string(client.model(job_id, format="onnx")).opset_import[0].version == export.OPSET
 
 
 def test_a_file_that_cannot_be_kept_is_given_all_the_same(staged: Api) -> None:
@@ -251,21 +278,25 @@ def exporters(pid: int) -> list[int]:
     return [child for child in descendants(pid) if "core.training.export" in known.get(child, (0, ""))[1]]
 
 
-def folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("descent-export-*")}
+def folders(where: Path) -> list[Path]:
+    return list(where.glob("descent-export-*"))
 
 
-def test_a_file_that_takes_too_long_is_given_up_and_leaves_nothing() -> None:
-    before = folders()
+@pytest.fixture
+def own_tmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where passing files are made, by nobody else."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_that_takes_too_long_is_given_up_and_leaves_nothing(own_tmp: Path) -> None:
     with pytest.raises(Unavailable, match=r"not made within 0\.05 s"):
         asyncio.run(export.made("inference", WEIGHTS, limit_s=0.05))
     assert exporters(os.getpid()) == []
-    assert folders() <= before
+    assert folders(own_tmp) == []
 
 
-def test_who_is_cancelled_while_a_file_is_made_leaves_nothing() -> None:
-    before = folders()
-
+def test_who_is_cancelled_while_a_file_is_made_leaves_nothing(own_tmp: Path) -> None:
     async def cancelled() -> None:
         making = asyncio.create_task(export.made("inference", WEIGHTS))
         while not exporters(os.getpid()):
@@ -276,7 +307,66 @@ def test_who_is_cancelled_while_a_file_is_made_leaves_nothing() -> None:
         assert exporters(os.getpid()) == []
 
     asyncio.run(asyncio.wait_for(cancelled(), 30))
-    assert folders() <= before
+    assert folders(own_tmp) == []
+
+
+def test_a_server_that_waits_for_nobody_leaves_no_folder(own_tmp: Path) -> None:
+    """It ends some turns of its loop after it has cancelled its requests; to wait for a process would take a selector."""
+
+    async def cut_off() -> None:
+        making = asyncio.create_task(export.made("inference", WEIGHTS))
+        while not exporters(os.getpid()):
+            await asyncio.sleep(0.01)
+        assert len(folders(own_tmp)) == 1
+        making.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert folders(own_tmp) == []
+        with pytest.raises(asyncio.CancelledError):
+            await making
+
+    asyncio.run(asyncio.wait_for(cut_off(), 30))
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may get longer than 60,000 bytes; the weights have 81,400."""
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+
+
+def test_a_file_that_did_not_fit_on_the_disk_is_not_given(small_disk: None, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Unavailable, match="cannot be made now") as caught:
+        asyncio.run(export.made("inference", WEIGHTS))
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 30)
+    assert "is the disk full?" in str([vars(record) for record in caplog.records])
+
+
+@pytest.mark.parametrize("lacking", ["descriptors", "room"])
+def test_a_file_that_cannot_be_begun_is_to_be_asked_for_again(
+    lacking: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, own_tmp: Path
+) -> None:
+    async def made() -> bytes:
+        if lacking == "room":
+            monkeypatch.setattr(tempfile, "tempdir", str(own_tmp / "not there"))
+            return await export.made("onnx", WEIGHTS)
+        least, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            return await export.made("onnx", WEIGHTS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+
+    with pytest.raises(Unavailable, match="cannot be made now") as caught:
+        asyncio.run(made())
+    assert caught.value.retry_after_s == 30
+    assert folders(own_tmp) == []
+    reason = {"descriptors": "Too many open files", "room": "No such file"}[lacking]
+    assert reason in str([vars(record) for record in caplog.records])
 
 
 def test_what_cannot_be_made_is_an_error_with_its_reason_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -286,7 +376,7 @@ def test_what_cannot_be_made_is_an_error_with_its_reason_in_the_log(caplog: pyte
 
 
 def test_an_api_that_is_killed_takes_the_process_with_it(staged: Api) -> None:
-    job_id, before = staged.finished_job(weights=WEIGHTS), folders()
+    job_id = staged.finished_job(weights=WEIGHTS)
     with ThreadPoolExecutor(1) as pool:
         url = f"{staged.url}/jobs/{job_id}/model?format=inference"
         asked = pool.submit(httpx2.get, url, timeout=60)
@@ -295,5 +385,4 @@ def test_an_api_that_is_killed_takes_the_process_with_it(staged: Api) -> None:
         with pytest.raises(httpx2.TransportError):
             asked.result()
     eventually(lambda: not is_alive(making), within_s=5, what="the end of the process")
-    for name in folders() - before:  # nobody was left to remove it
-        shutil.rmtree(Path(tempfile.gettempdir()) / name)
+    assert len(folders(staged.settings.home)) == 1  # nobody was left to remove it

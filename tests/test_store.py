@@ -396,16 +396,34 @@ def test_that_a_model_was_deleted_is_told_to_its_owner_alone(with_store: WithSto
     with_store(use)
 
 
+def test_a_deleted_job_without_a_model_is_as_if_it_had_never_been(with_store: WithStore[Any]) -> None:
+    async def use(store: WorkStore) -> None:
+        job = await store.submit(SPEC)
+        await store.cancel(job.id)
+        await store.delete(job.id)
+        with pytest.raises(NotFound):
+            await store.model(job.id)
+        await store.emptied(job.id)
+        assert not [key async for key in store._redis.scan_iter("descent:*") if job.id in key]
+
+    with_store(use)
+
+
 def test_the_models_of_a_deleted_sweep_are_deleted_ones(with_store: WithStore[Any]) -> None:
     async def use(store: WorkStore) -> None:
         sweeps = SweepStore(store.database)
         spec = SweepSpec.model_validate({"optimizers": ["sgd"], "learning_rates": [0.1, 0.01]})
         sweep, _ = await sweeps.submit(spec, None)
+        trained, untrained = sweep.job_ids
+        claim = await store.claim(trained, worker="w", lease_s=30)
+        assert claim
+        await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.5}, files=FILES)
         await sweeps.cancel(sweep.id)
         await sweeps.delete(sweep.id)
-        for job_id in sweep.job_ids:
-            with pytest.raises(ModelDeleted):
-                await store.model(job_id)
+        with pytest.raises(ModelDeleted):
+            await store.model(trained)
+        with pytest.raises(NotFound):
+            await store.model(untrained)
 
     with_store(use)
 

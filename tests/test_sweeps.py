@@ -367,6 +367,7 @@ def test_a_sweep_is_trained_to_its_end_one_job_at_a_time(http: httpx2.Client) ->
     assert [job["id"] for job in listed] == [jobs[1]["id"]]
     etag = http.get(f"/sweeps/{sweep['id']}").headers["etag"]
     assert http.get(f"/sweeps/{sweep['id']}", headers={"If-None-Match": etag}).status_code == 304
+    assert http.get(f"/sweeps/{sweep['id']}", headers={"If-Match": '"x"'}).status_code == 412
     assert sweep["id"] in [listed["id"] for listed in http.get("/sweeps", params={"limit": 1}).json()["sweeps"]]
     assert http.post(f"/sweeps/{sweep['id']}/cancel").status_code == 200
     assert http.delete(f"/sweeps/{sweep['id']}").status_code == 204

@@ -15,7 +15,7 @@
 -- those in the queue or in a worker's hands, and :held the rest, queued for clients but in no queue. :rung:<n> ranks runs.
 -- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
 -- jobs whose files are to go); descent:released are jobs whose message is to be sent.
--- descent:deleted:<id> keeps for a month whose a deleted job was.
+-- descent:deleted:<id> keeps for a month whose a deleted job with a model was.
 -- For /metrics (measures.lua): descent:counts (status -> jobs), descent:waiting (id -> since when it is in the queue), and
 -- descent:totals, which count what ever happened and never go back. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
@@ -535,8 +535,8 @@ function moves.extend(id, epochs, seen, spec, spec_hash, total_steps, by_json)
   return status
 end
 
--- delete id: forget a job that has ended and whose model no alias names; its files are left to whoever empties the trash. For
--- a month descent:deleted:<id> keeps whose it was, so that who asks for its model is told.
+-- delete id: forget a job that has ended and whose model no alias names; its files are left to whoever empties the trash. If
+-- it had a model, descent:deleted:<id> keeps for a month whose it was, so that who asks for the model is told.
 -- -> the status before | named | ''
 function moves.delete(id)
   local status = status_of(id)
@@ -550,7 +550,9 @@ function moves.delete(id)
   redis.call('SREM', 'descent:unfiled', id)
   redis.call('SADD', 'descent:trash', id)
   count_as(status, nil)
-  redis.call('SET', deleted_key(id), redis.call('HGET', key(id), 'owner') or '', 'PX', REMEMBERED_MS)
+  if redis.call('HEXISTS', key(id), 'model') == 1 or redis.call('HEXISTS', key(id), 'partial') == 1 then
+    redis.call('SET', deleted_key(id), redis.call('HGET', key(id), 'owner') or '', 'PX', REMEMBERED_MS)
+  end
   redis.call('DEL', key(id), key(id) .. ':loss', key(id) .. ':epochs', key(id) .. ':transitions')
   return status
 end

@@ -16,7 +16,7 @@ end
 
 -- named kind where name: the job that a name names. By `kind` it is an id itself (id), the highest of a ranking (ranking), or a
 -- field of a hash of aliases (alias); `where` is the key of the ranking or the hash.
--- -> {id, record, whose it was if it is an id whose job was deleted} | {} when it names nothing
+-- -> {id, record, whose it was if it is an id whose job was deleted with a model} | {} when it names nothing
 function reads.named(kind, where, name)
   local id = name
   if kind == 'ranking' then id = redis.call('ZREVRANGE', where, 0, 0)[1] end

@@ -387,7 +387,8 @@ class JobStore(Owned):
     async def model(self, name: str) -> StoredModel:
         """The weights of a job id, an alias, or a name that the server keeps.
 
-        Raises NotFound, ModelNotReady, or ModelDeleted for the id of a job that the caller deleted within a month.
+        Raises NotFound, ModelNotReady, or ModelDeleted for the id of a job with a model that was deleted within a month, the
+        caller's own.
         """
         found = await self._read("named", *names.found_by(name, owner=self._caller.owner, own=self._own))
         job_id, fields, deleted_by = found or ("", [], None)

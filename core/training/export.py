@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,15 +113,35 @@ async def made(format: str, weights: bytes, *, limit_s: float = LIMIT_S) -> byte
     """The file of a format, from the safetensors file of the network's weights, made by a process of its own.
 
     That process ends with this one, when the caller is cancelled, and after `limit_s` at the latest. Raises Unavailable when
-    it was killed, and DescentError when it failed, for which the log has the reason.
+    it was killed or the machine had no room for it, and DescentError when it failed; the log has the reason.
     """
-    with tempfile.TemporaryDirectory(
-        prefix="descent-export-"
-    ) as folder:  # ours, so that it goes whatever becomes of it
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "core.training.export", format, env={**os.environ, "TMPDIR": folder},
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+    try:
+        code, content, told = await _run(format, weights, limit_s)
+    except OSError as error:  # no descriptor, process or room on the disk is left
+        log.error("export failed", extra={"format": format, "reason": str(error)})
+        raise Unavailable("the file cannot be made now", retry_after_s=30) from error
+    if code:
+        log.error("export failed", extra={"format": format, "code": code, "reason": _last(told)})
+        if code == os.EX_TEMPFAIL:
+            raise Unavailable("the file cannot be made now", retry_after_s=30)
+        if code < 0:
+            raise Unavailable("the process that made the file was killed", retry_after_s=30)
+        raise DescentError("the file could not be made; the server's log has the reason")
+    return content
+
+
+async def _run(format: str, weights: bytes, limit_s: float) -> tuple[int, bytes, bytes]:
+    """The process's exit code, what it made, and what it said. Its folder is ours, so that it goes whatever becomes of it."""
+    folder = tempfile.TemporaryDirectory(prefix="descent-export-", ignore_cleanup_errors=True)
+    with folder:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "core.training.export", format, env={**os.environ, "TMPDIR": folder.name},
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError:
+            Path(folder.name).rmdir()  # which needs no descriptor; a cleanup does
+            raise
         try:
             async with asyncio.timeout(limit_s):
                 content, told = await process.communicate(weights)
@@ -129,13 +150,9 @@ async def made(format: str, weights: bytes, *, limit_s: float = LIMIT_S) -> byte
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
-    if process.returncode:
-        log.error("export failed", extra={"format": format, "code": process.returncode, "reason": _last(told)})
-        if process.returncode < 0:
-            raise Unavailable("the process that made the file was killed", retry_after_s=30)
-        raise DescentError("the file could not be made; the server's log has the reason")
-    return content
+            folder.cleanup()  # now: a server that ends may not come to what follows the next line
+            code = await process.wait()
+    return code, content, told
 
 
 def _last(told: bytes) -> str:
@@ -155,8 +172,12 @@ def main() -> None:
 
     content = sys.stdin.buffer.read()
     weights = {name: value.astype("<f4") for name, value in safetensors.numpy.load(content).items()}
-    with out:
-        out.write(_WRITERS[sys.argv[1]](weights, metadata(content)))
+    try:
+        with out:
+            out.write(_WRITERS[sys.argv[1]](weights, metadata(content)))
+    except OSError:  # the machine's fault, and perhaps not for ever
+        traceback.print_exc()
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def to_inference(weights: "Tensors", about: dict[str, str]) -> bytes:
@@ -175,6 +196,7 @@ def to_inference(weights: "Tensors", about: dict[str, str]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         paddle.jit.save(whole, f"{folder}/model", input_spec=[images])
         files = {name: Path(folder, name).read_bytes() for name in ("model.json", "model.pdiparams")}
+    _refuse_cut(files, weights)
     files["metadata.json"] = json.dumps(about, indent=1).encode()
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -183,6 +205,18 @@ def to_inference(weights: "Tensors", about: dict[str, str]) -> bytes:
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
     return content.getvalue()
+
+
+def _refuse_cut(files: dict[str, bytes], weights: "Tensors") -> None:
+    """Paddle does not notice when it could not write. Raises OSError where something is missing."""
+    stored = files["model.pdiparams"]
+    try:
+        json.loads(files["model.json"])
+    except ValueError:
+        raise OSError("Paddle did not write all of the graph; is the disk full?") from None
+    is_long_enough = len(stored) > sum(value.nbytes for value in weights.values())
+    if not is_long_enough or not all(value.tobytes() in stored for value in weights.values()):
+        raise OSError("Paddle did not write all of the weights; is the disk full?")
 
 
 def to_onnx(weights: "Tensors", about: dict[str, str]) -> bytes:
