@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
@@ -17,9 +16,8 @@ from api import tensors
 from api.infer_request import INPUT, OUTPUTS, InferRequest, InputTensor, RequestedOutput
 from api.models import Name
 from api.ops import readiness_of
-from api.predict import MOST_WAITING
 from api.problems import BYTES, documented, headers
-from api.state import State, state_of
+from api.state import State, drawn, state_of
 from api.strict import MAX_BODY_BYTES
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.store import StoredModel
@@ -214,11 +212,7 @@ async def _images(tensor: InputTensor, raw: memoryview, state: State) -> "Floats
     data = tensor.data or []
     if tensor.shape[0] <= _AT_ONCE:
         return tensors.from_json(data, tensor.shape, pointer=place).reshape(shape)
-    if state.drawing.statistics().tasks_waiting >= MOST_WAITING:
-        raise Unavailable("too many images wait", retry_after_s=1)
-    images = await to_thread.run_sync(
-        lambda: tensors.from_json(data, tensor.shape, pointer=place), limiter=state.drawing
-    )
+    images = await drawn(state, lambda: tensors.from_json(data, tensor.shape, pointer=place))
     return images.reshape(shape)
 
 

@@ -5,16 +5,15 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_json
 
 from api.form import FormRoute
 from api.problems import documented
-from api.state import state_of
+from api.state import drawn, state_of
 from core.catalogue import DATASETS
-from core.errors import FieldProblem, InvalidRequest, Unavailable
+from core.errors import FieldProblem, InvalidRequest
 from core.jobs.store import StoredModel
 
 if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
@@ -24,7 +23,6 @@ router = APIRouter(tags=["predict"], route_class=FormRoute)
 
 MAX_IMAGES = 256
 MAX_PICTURE_CHARACTERS = 2_666_668  # base64 of the 2 MB that a picture may have
-MOST_WAITING = 64  # for a core, of which each request with pictures takes one
 _AT_ONCE = 4  # lists that are checked without a thread: 0.2 ms
 
 
@@ -154,15 +152,13 @@ async def predict(body: PredictRequest, query: Annotated[PredictQuery, Query()],
     async def prepared(stored: StoredModel) -> "Floats":
         if len(images) <= _AT_ONCE and not _has_pictures(images):
             return _prepared(images, body.range, stored.dataset)
-        if state.drawing.statistics().tasks_waiting >= MOST_WAITING:
-            raise Unavailable("too many pictures wait", retry_after_s=1)
-        return await to_thread.run_sync(_prepared, images, body.range, stored.dataset, limiter=state.drawing)
+        return await drawn(state, _prepared, images, body.range, stored.dataset)
 
     stored, probabilities = await state.predicting.of(state.store, body.model, prepare)
     named = _named(stored.dataset)
     predictions = [_prediction(row, body.top_k, named) for row in probabilities.tolist()]
     if query.debug:
-        pictures = await to_thread.run_sync(_seen, seen[0], limiter=state.drawing)
+        pictures = await drawn(state, _seen, seen[0])
         predictions = [each | {"seen": picture} for each, picture in zip(predictions, pictures, strict=True)]
     seconds = time.perf_counter() - began
     state.metrics.predicted(len(predictions), seconds)

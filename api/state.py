@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from celery import Celery
@@ -13,7 +13,7 @@ from fastapi import Path, Request
 from api.holds import Holds
 from api.metrics import Metrics
 from api.predicting import Predicting
-from core.errors import ArtifactCorrupt, NotFound
+from core.errors import ArtifactCorrupt, NotFound, Unavailable
 from core.jobs.artifacts import JOB_ID
 from core.jobs.database import Database
 from core.jobs.keys import KeyStore
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from api.ops import Readiness
 
 T = TypeVar("T")
+
+MOST_DRAWN = 64  # requests that wait for a core
 
 # The document states the pattern; what does not match it names no job, and is a 404 like any other such id.
 JobId = Annotated[
@@ -64,7 +66,7 @@ class State:
     doorbell: Doorbell
     holds: Holds
     predicting: Predicting
-    drawing: CapacityLimiter  # who unpacks pictures
+    drawing: CapacityLimiter  # who prepares pictures and long lists
     exporting: CapacityLimiter  # of one: whoever makes a model file
     readiness: "Recent[Readiness]"
     caller: Caller = ANYBODY
@@ -90,6 +92,13 @@ async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]
         if now == stored:
             raise
         return now, await to_thread.run_sync(read, now)
+
+
+async def drawn(state: State, draw: Callable[..., T], *asked: Any) -> T:
+    """What costs many milliseconds to prepare, in a thread: as many at a time as there are cores. Raises Unavailable."""
+    if state.drawing.statistics().tasks_waiting >= MOST_DRAWN:
+        raise Unavailable("too many images wait to be prepared", retry_after_s=1)
+    return await to_thread.run_sync(draw, *asked, limiter=state.drawing)
 
 
 def state_of(request: Request) -> State:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from api.predict import MOST_WAITING
+from api.state import MOST_DRAWN
 from api.strict import MAX_BODY_BYTES
 from core.jobs.job import Status
 from core.settings import Settings
@@ -499,9 +499,9 @@ def test_long_lists_wait_for_a_thread_and_too_many_are_refused(api: Api, model: 
         drawing = app.state.shared.drawing
         waiting = [
             here.portal.start_task_soon(drawing.acquire_on_behalf_of, place)
-            for place in map(str, range(int(drawing.total_tokens) + MOST_WAITING))
+            for place in map(str, range(int(drawing.total_tokens) + MOST_DRAWN))
         ]
-        eventually(lambda: drawing.statistics().tasks_waiting == MOST_WAITING, what="the queue")
+        eventually(lambda: drawing.statistics().tasks_waiting == MOST_DRAWN, what="the queue")
         answer = here.post(f"/v2/models/{model}/infer", json=body)
         is_error(answer, 503, "too many images wait")
         assert answer.headers["retry-after"] == "1"
