@@ -22,7 +22,7 @@ from api.strict import MAX_BODY_BYTES
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.store import StoredModel
 
-if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
+if TYPE_CHECKING:  # a thread loads NumPy beside the first requests (predicting.py)
     from core.training.predictor import Floats
 
 router = APIRouter(prefix="/v2", tags=["inference"], route_class=tensors.TensorRoute)

@@ -16,7 +16,7 @@ from core.catalogue import DATASETS
 from core.errors import FieldProblem, InvalidRequest
 from core.jobs.store import StoredModel
 
-if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
+if TYPE_CHECKING:  # a thread loads NumPy beside the first requests (predicting.py)
     from core.training.predictor import Floats
 
 router = APIRouter(tags=["predict"], route_class=FormRoute)

@@ -12,14 +12,14 @@ from core.jobs import artifacts
 from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
 
-if TYPE_CHECKING:  # NumPy and what stands on it are loaded with the first prediction, not with the API
+if TYPE_CHECKING:  # a thread loads NumPy and what stands on it beside the first requests (`_get_ready`)
     from core.training.fused.arrays import Layer
     from core.training.predictor import Floats, Predictor
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-MOST_TOGETHER = 256  # images: some milliseconds
+MOST_TOGETHER = 256  # images: 13 ms (bench/RESULTS.md)
 MOST_WAITING = 4096  # images, 12 MB; and requests that wait for the database
 MODELS_KEPT = 8
 _PATIENCE_S = 0.02  # with the database
@@ -131,10 +131,12 @@ class Predicting:
         from core.training.fused import arrays
 
         settings = self._settings
-        self._layer = arrays.load(
-            settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels
-        )
-        self._is_ready.set()
+        try:
+            self._layer = arrays.load(
+                settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels
+            )
+        finally:
+            self._is_ready.set()
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

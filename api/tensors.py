@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from api.strict import StrictRequest, StrictRoute
 from core.errors import FieldProblem, InvalidRequest
 
-if TYPE_CHECKING:  # NumPy is loaded with the first prediction, not with the API
+if TYPE_CHECKING:  # a thread loads NumPy beside the first requests (predicting.py)
     import numpy as np
     import numpy.typing as npt
 
