@@ -46,7 +46,9 @@ demo: .venv/.installed ## train the lesson's network over REST, download it, pre
 up: .venv/.installed ## run the server in the foreground on 127.0.0.1:8000; Ctrl-C stops it
 	@$(BIN)/descent up
 
-test: .venv/.tested ## all tests
+# The page's tests drive Debian's chromium. Where it is missing and this may not install it, they are left out (not with CI=true).
+test: .venv/.tested ## all tests; installs chromium where it is missing and that is allowed
+	@$(BIN)/python -m tests.browser
 	@$(BIN)/python -m pytest
 
 SEED ?= 1
@@ -58,6 +60,7 @@ check: .venv/.tested ## format, lint and strict types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/biome check --log-level=warn web
 
 # The C++ kernel by itself, for the widest vectors of this machine and the smaller ones. Needs nothing but a C++ compiler.
 VECTORS = "" "-march=native" $(if $(filter x86_64,$(shell uname -m)),"-march=native -mno-avx512f")
@@ -70,8 +73,9 @@ check-native: ## the fused kernel's own tests under the address and undefined-be
 format: .venv/.tested ## format and mend the imports
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+	@$(BIN)/biome check --write --log-level=warn web
 
-UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --quiet \
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --extra ui --universal --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 lock: .venv/.installed ## write the lock files anew (UPGRADE=1 takes newer versions)
 	@$(BIN)/python -m pip install --quiet uv

@@ -28,6 +28,7 @@ from api import (
     jobs,
     models,
     ops,
+    page,
     predict,
     problem_pages,
     problems,
@@ -66,6 +67,7 @@ _RESOURCES = (
     catalogue,
     ops,
     problem_pages,
+    page,
 )
 
 

@@ -23,10 +23,11 @@ from core.settings import Settings, is_loopback
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 << 10
 OPEN = {
+    "/",
     *("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"),
     *("/version", "/docs", "/docs/oauth2-redirect", "/openapi.json"),
 }
-OPEN_BELOW = ("/problems/", "/static-offline-docs/")
+OPEN_BELOW = ("/page/", "/problems/", "/static-offline-docs/")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _BURST_S = 10  # a key that was quiet for so long may make up for it at once
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)

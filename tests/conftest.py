@@ -22,6 +22,8 @@ from core.settings import Settings, available_cores
 from core.training import datasets, runtime
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from core.training.fused.layer import Kernel
     from tests.staged import Api
 
@@ -201,6 +203,17 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Api"]:
 
     with api_without_worker(tmp_path_factory.mktemp("api")) as api:
         yield api
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A real browser. Without one the tests are left out, except where CI asks for all of them."""
+    from tests import browser as browsers
+
+    if browsers.chromium() is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(browsers.HOW)
+    with browsers.browsing() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,146 @@
+"""The page's frame: its files, its policy, its languages, what it does when the server is away or wants a key."""
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import Visit, visiting
+from tests.conftest import ROOT
+from tests.staged import Api
+
+WEB = ROOT / "web"
+KEY = re.compile(r'^  "([^"]+)":', re.MULTILINE)
+
+
+@pytest.fixture
+def visit(browser: Browser, api: Api) -> Iterator[Visit]:
+    with visiting(browser, api.url) as visit:
+        yield visit
+
+
+def keys_of(name: str) -> list[str]:
+    return KEY.findall((WEB / name).read_text())
+
+
+def get(url: str, **headers: str) -> httpx2.Response:
+    return httpx2.get(url, headers=headers, trust_env=False)
+
+
+def test_the_page_is_asked_for_again_and_its_files_never(api: Api) -> None:
+    page = get(api.url)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert get(api.url, **{"If-None-Match": page.headers["etag"]}).status_code == 304
+    named = re.findall(r'(?:src|href|content)="(/page/[^"]+)"', page.text)
+    assert {Path(path).name for path in named} == {"plotly.min.js", "icon.svg", "style.css", "main.js"}
+    for path in named:
+        answer = get(f"{api.url}{path}")
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["content-encoding"] == "gzip"
+
+
+def test_a_file_is_whole_for_clients_that_take_no_gzip(api: Api) -> None:
+    path = re.search(r'src="(/page/[^"]+/main.js)"', get(api.url).text)
+    assert path
+    plain = get(f"{api.url}{path[1]}", **{"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == (WEB / "main.js").read_bytes()
+
+
+def test_a_file_of_another_version_is_not_there(api: Api) -> None:
+    answer = get(f"{api.url}/page/0123456789abcdef/main.js")
+    assert answer.status_code == 404
+    assert "load the page again" in answer.json()["detail"]
+
+
+def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere(api: Api) -> None:
+    policy = get(api.url).headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "script-src 'self';" in policy
+    assert "http" not in policy
+
+
+def test_both_languages_have_the_same_words_in_the_same_order() -> None:
+    english, chinese = keys_of("en.js"), keys_of("zh.js")
+    assert english == chinese
+    assert len(english) == len(set(english)) > 30
+
+
+def test_every_word_the_page_asks_for_is_there() -> None:
+    known = set(keys_of("en.js"))
+    stems = {key.rpartition(".")[0] for key in known}  # forms of a number, and keys that are put together
+    for path in WEB.glob("*.js"):
+        for key in re.findall(r'\bt\("([^"]+)"', path.read_text()):
+            assert key in known or key in stems, (path.name, key)
+
+
+def test_the_language_can_be_switched_and_is_remembered(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.get_by_role("link", name="Draw a digit")).to_be_visible()
+    page.get_by_role("button", name="中文").click()
+    expect(page.get_by_role("link", name="手写数字")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    page.reload()
+    expect(page.get_by_role("link", name="手写数字")).to_be_visible()
+
+
+def test_a_chinese_browser_is_spoken_to_in_chinese(browser: Browser, api: Api) -> None:
+    with visiting(browser, api.url, locale="zh-CN") as visit:
+        expect(visit.open().get_by_role("link", name="手写数字")).to_be_visible()
+
+
+def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api: Api) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    with visiting(browser, api.url, color_scheme="dark") as visit:
+        page = visit.open()
+        assert page.evaluate(ground) == "rgb(18, 24, 30)"
+        page.locator("#theme").click()
+        assert page.evaluate(ground) == "rgb(255, 255, 255)"
+        page.reload()
+        assert page.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+def test_a_server_that_is_away_is_told_and_so_is_its_return(visit: Visit) -> None:
+    visit.allowed.append("Failed to load resource")  # the browser says so itself
+    page = visit.open()
+    expect(page.get_by_role("status")).to_be_hidden()
+    visit.context.set_offline(True)
+    expect(page.get_by_role("status")).to_contain_text("cannot be reached")
+    visit.context.set_offline(False)
+    expect(page.get_by_role("status")).to_be_hidden()
+
+
+def test_the_page_says_in_html_what_to_do_without_javascript(browser: Browser, api: Api) -> None:
+    with visiting(browser, api.url, java_script_enabled=False) as visit:
+        page = visit.open()
+        expect(page.get_by_text("This page needs JavaScript")).to_be_visible()
+
+
+def test_the_smoothed_curve_has_no_bias_and_the_sample_keeps_the_peaks(visit: Visit) -> None:
+    page = visit.open()
+    found = page.evaluate(
+        """async () => {
+            const base = document.querySelector("script[type=module]").src.replace("main.js", "");
+            const { smoothed, shown } = await import(`${base}history.js`);
+            const spiky = Array.from({ length: 20001 }, (_, n) => (n === 777 ? 9 : n === 5000 ? null : 1 + n / 1e6));
+            return { flat: smoothed([2, 2, null, 2], 0.9), first: smoothed([3, 1], 0.5), kept: shown(spiky) };
+        }"""
+    )
+    assert [round(value, 9) if value else None for value in found["flat"]] == [2, 2, None, 2]
+    assert found["first"] == [3, pytest.approx(5 / 3)]
+    assert len(found["kept"]) <= 5000
+    assert {0, 777, 5000, 20000} <= set(found["kept"])
+    assert found["kept"] == sorted(found["kept"])
+
+
+def test_the_largest_file_is_small_when_it_travels(api: Api) -> None:
+    path = re.search(r'content="(/page/[^"]+plotly.min.js)"', get(api.url).text)
+    assert path
+    with httpx2.stream("GET", f"{api.url}{path[1]}", trust_env=False) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert len(raw) < 1_600_000
+    assert gzip.decompress(raw).endswith(b"}));")

@@ -1,0 +1,145 @@
+// Plotly as the page uses it: loaded when it is first needed, without its cloud, in the page's colours and language, and never
+// drawn more often than the browser can keep up with.
+
+import { language, t } from "./text.js";
+
+let loading = null;
+
+/** Plotly itself. Raises when the server has none (its extra `ui` is not installed) or it cannot be loaded. */
+export function plotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const src = document.querySelector('meta[name="plotly"]').content;
+    if (!src) return reject(new Error(t("chart.missing")));
+    const script = document.createElement("script");
+    script.src = src;
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => {
+      loading = null;
+      script.remove();
+      reject(new Error(t("chart.failed")));
+    };
+    document.head.append(script);
+  });
+  return loading;
+}
+
+const CONFIG = {
+  displaylogo: false,
+  showSendToCloud: false,
+  plotlyServerURL: "",
+  responsive: true,
+  scrollZoom: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "toggleSpikelines", "hoverClosestCartesian", "hoverCompareCartesian"],
+};
+
+/** The page's colours as they are now, from its style sheet. */
+export function palette() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  return {
+    text: colour("--text"),
+    muted: colour("--muted"),
+    line: colour("--line"),
+    ground: colour("--ground"),
+    accent: colour("--accent"),
+  };
+}
+
+function themed(layout) {
+  const { text, line, ground } = palette();
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
+  const own = { ...layout };
+  for (const name of Object.keys(layout).filter((each) => /^[xy]axis\d*$/.test(each)))
+    own[name] = { ...axis, ...layout[name] };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: text, family: "system-ui, sans-serif", size: 12 },
+    hoverlabel: { bgcolor: ground, bordercolor: line, font: { color: text } },
+    margin: { l: 56, r: 12, t: 12, b: 44 },
+    ...own,
+  };
+}
+
+function register(Plotly) {
+  const words = {};
+  for (const name of [
+    "Autoscale",
+    "Reset axes",
+    "Download plot as a PNG",
+    "Pan",
+    "Zoom",
+    "Zoom in",
+    "Zoom out",
+    "Double-click to zoom back out",
+  ]) {
+    words[name] = t(`plotly.${name}`);
+  }
+  Plotly.register({ moduleType: "locale", name: "zh-CN", dictionary: language === "zh" ? words : {}, format: {} });
+}
+
+export class Chart {
+  #drawing = null;
+  #wanted = null;
+  #isGone = false;
+
+  /** `onView({x: [from, to] | null, y})` is told when somebody zooms, null for an axis that is as wide as its data. */
+  constructor(element, { onView } = {}) {
+    this.element = element;
+    this.onView = onView;
+  }
+
+  /**
+   * Show these traces. What somebody zoomed stays as long as `layout.uirevision` does. Calls that come faster than they can be
+   * drawn are left out, all but the last; drawing takes a quarter of the time at most.
+   */
+  draw(traces, layout) {
+    this.#wanted = { traces, layout };
+    this.#drawing ??= this.#loop();
+    return this.#drawing;
+  }
+
+  async #loop() {
+    try {
+      const Plotly = await plotly();
+      register(Plotly);
+      while (this.#wanted && !this.#isGone) {
+        const { traces, layout } = this.#wanted;
+        this.#wanted = null;
+        const began = performance.now();
+        await this.#react(Plotly, traces, themed(layout));
+        const rest = 3 * (performance.now() - began);
+        await new Promise((resolve) => setTimeout(resolve, rest));
+      }
+    } finally {
+      this.#drawing = null; // in the same turn as the last look at what is wanted
+    }
+  }
+
+  async #react(Plotly, traces, layout) {
+    const isFirst = !this.element.classList.contains("js-plotly-plot");
+    await Plotly.react(this.element, traces, layout, { ...CONFIG, locale: language === "zh" ? "zh-CN" : "en" });
+    if (isFirst) this.element.on("plotly_relayout", (change) => this.#zoomed(change));
+  }
+
+  #zoomed(change) {
+    if (!this.onView || !Object.keys(change).some((name) => /axis/.test(name))) return;
+    const { xaxis, yaxis } = this.element.layout;
+    const range = (axis) => (axis.autorange === false || !axis.autorange ? [...axis.range] : null);
+    this.onView({ x: range(xaxis), y: range(yaxis) });
+  }
+
+  /** A PNG of what is shown, as a blob, on the page's ground. */
+  async png(width = 1200, height = 700) {
+    const Plotly = await plotly();
+    const layout = { ...this.element.layout, paper_bgcolor: palette().ground };
+    const url = await Plotly.toImage({ data: this.element.data, layout }, { format: "png", width, height });
+    const raw = atob(url.slice(url.indexOf(",") + 1));
+    return new Blob([Uint8Array.from(raw, (character) => character.charCodeAt(0))], { type: "image/png" });
+  }
+
+  gone() {
+    this.#isGone = true;
+    if (this.element.classList.contains("js-plotly-plot")) window.Plotly?.purge(this.element);
+  }
+}

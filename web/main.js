@@ -1,0 +1,156 @@
+// The page's frame: which view is shown (the address says it), language, colours, the connection, and the key where one is needed.
+//
+// A view is a module with `mount(root, route)`: it fills `root` and returns a function that ends it (or nothing).
+// `route` is `{view, id, query, setQuery}`: `query` is a URLSearchParams; `setQuery(changes)` puts what is to be seen into the
+// address without a new entry in the browser's history, so that a link shows the same (null takes a name out).
+
+import { connection, get, setKey } from "./api.js";
+import { add, fill, h } from "./dom.js";
+import * as draw from "./draw.js";
+import * as explain from "./explain.js";
+import { live } from "./live.js";
+import * as create from "./new.js";
+import * as run from "./run.js";
+import * as runs from "./runs.js";
+import { LANGUAGES, language, speak, t } from "./text.js";
+
+const VIEWS = { runs, new: create, run, draw, explain };
+const TABS = ["runs", "new", "draw", "explain"];
+const THEME = "descent.theme";
+
+const root = h("main", { id: "view", tabIndex: -1 });
+const header = h("header.frame");
+const banner = h("div.banner", { role: "status", hidden: true });
+let unmount = null;
+
+function route() {
+  const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [view, id] = path.split("/");
+  const query = new URLSearchParams(search);
+  return { view: view in VIEWS ? view : "runs", id: id ? decodeURIComponent(id) : null, query, setQuery };
+}
+
+function setQuery(changes) {
+  const { query } = route();
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null || value === undefined || value === "") query.delete(name);
+    else query.set(name, value);
+  }
+  const [path] = location.hash.replace(/^#\/?/, "").split("?");
+  const search = query.toString().replaceAll("%2C", ",");
+  history.replaceState(null, "", `#/${path}${search ? `?${search}` : ""}`);
+}
+
+function show() {
+  const now = route();
+  unmount?.();
+  document.title = `${t(`title.${now.view}`)} · Descent`;
+  showHeader(now.view);
+  showBanner();
+  fill(root);
+  root.dataset.view = now.view;
+  unmount = VIEWS[now.view].mount(root, now) ?? null;
+}
+
+function showHeader(view) {
+  const tabs = TABS.map((name) =>
+    h(
+      "a",
+      { href: `#/${name === "runs" ? "" : name}`, "aria-current": name === view ? "page" : null },
+      t(`title.${name}`),
+    ),
+  );
+  const [other] = LANGUAGES.filter((each) => each !== language);
+  fill(
+    header,
+    h("a.logo", { href: "#/", "aria-label": "Descent" }, h("span.mark", { "aria-hidden": "true" }), "Descent"),
+    h("nav", { "aria-label": t("frame.nav") }, tabs),
+    h("span.space"),
+    h("a.quiet", { href: "/docs" }, t("frame.api")),
+    h(
+      "button.quiet",
+      { type: "button", id: "theme", onclick: turnTheme, title: t("frame.theme"), "aria-label": t("frame.theme") },
+      "◐",
+    ),
+    h(
+      "button.quiet",
+      { type: "button", id: "language", lang: other, onclick: () => talk(other) },
+      t("frame.other_language"),
+    ),
+  );
+}
+
+function talk(wanted) {
+  speak(wanted);
+  show();
+}
+
+function turnTheme() {
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
+  wear(now === "dark" ? "light" : "dark");
+  show();
+}
+
+function wear(theme) {
+  localStorage.setItem(THEME, theme);
+  document.documentElement.dataset.theme = theme;
+}
+
+function showBanner() {
+  banner.hidden = connection.isUp;
+  fill(banner, t("frame.offline"));
+}
+
+function skip(event) {
+  event.preventDefault(); // the address is the view's
+  root.focus();
+}
+
+/** Ask for a key, once at a time, and go on with it. */
+function askForKey() {
+  if (document.querySelector("dialog.key")) return;
+  const input = h("input", {
+    type: "password",
+    name: "key",
+    required: true,
+    autocomplete: "off",
+    placeholder: "dsc_…",
+    "aria-label": t("key.label"),
+  });
+  const dialog = h("dialog.key", { "aria-labelledby": "key-title" });
+  const enter = async (event) => {
+    event.preventDefault();
+    setKey(input.value.trim());
+    dialog.remove();
+    await live.refresh().catch(() => {});
+    show();
+  };
+  add(
+    dialog,
+    h("h2", { id: "key-title" }, t("key.title")),
+    h("p", {}, t("key.text")),
+    h("form", { method: "dialog", onsubmit: enter }, input, h("button.primary", { type: "submit" }, t("key.enter"))),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+const kept = localStorage.getItem(THEME);
+if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
+document.body.append(
+  h("a.skip", { href: "#view", onclick: skip }, t("frame.skip")),
+  header,
+  banner,
+  root,
+  h("footer.frame", { id: "footer" }),
+);
+connection.addEventListener("change", showBanner);
+connection.addEventListener("key", askForKey);
+window.addEventListener("hashchange", show);
+window.addEventListener("online", () => live.refresh().catch(() => {}));
+show();
+live.start();
+get("/version")
+  .then(({ version }) => fill(document.getElementById("footer"), `Descent ${version}`))
+  .catch(() => {});
