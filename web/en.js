@@ -5,6 +5,7 @@ export default {
   "title.runs": "Runs",
   "title.new": "New",
   "title.run": "Run",
+  "title.rate": "Find a rate",
   "title.draw": "Draw a digit",
   "title.explain": "Explain",
   "frame.nav": "Views",
@@ -53,11 +54,15 @@ export default {
   "axis.accuracy": "accuracy",
   "axis.rate": "learning rate",
 
-  // --- runs (runs.js) ---
+  // --- runs (runs.js, table.js, curves.js) ---
+
+  // --- sweep (sweep.js, grid.js, parallel.js) ---
 
   // --- new (new.js) ---
 
-  // --- run (run.js) ---
+  // --- rate (rate.js) ---
+
+  // --- run (run.js, evaluation.js) ---
 
   // --- draw (draw.js) ---
 

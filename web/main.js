@@ -10,11 +10,12 @@ import * as draw from "./draw.js";
 import * as explain from "./explain.js";
 import { live } from "./live.js";
 import * as create from "./new.js";
+import * as rate from "./rate.js";
 import * as run from "./run.js";
 import * as runs from "./runs.js";
 import { LANGUAGES, language, speak, t } from "./text.js";
 
-const VIEWS = { runs, new: create, run, draw, explain };
+const VIEWS = { runs, new: create, run, rate, draw, explain };
 const TABS = ["runs", "new", "draw", "explain"];
 const THEME = "descent.theme";
 

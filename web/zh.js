@@ -5,6 +5,7 @@ export default {
   "title.runs": "训练任务",
   "title.new": "新建",
   "title.run": "任务",
+  "title.rate": "寻找学习率",
   "title.draw": "手写数字",
   "title.explain": "原理演示",
   "frame.nav": "页面",
@@ -51,11 +52,15 @@ export default {
   "axis.accuracy": "准确率",
   "axis.rate": "学习率",
 
-  // --- runs (runs.js) ---
+  // --- runs (runs.js, table.js, curves.js) ---
+
+  // --- sweep (sweep.js, grid.js, parallel.js) ---
 
   // --- new (new.js) ---
 
-  // --- run (run.js) ---
+  // --- rate (rate.js) ---
+
+  // --- run (run.js, evaluation.js) ---
 
   // --- draw (draw.js) ---
 
