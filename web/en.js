@@ -57,6 +57,45 @@ export default {
   // --- runs (runs.js, table.js, curves.js) ---
 
   // --- sweep (sweep.js, grid.js, parallel.js) ---
+  "grid.show": "Show",
+  "grid.accuracy": "test accuracy",
+  "grid.loss": "last loss",
+  "grid.time": "training time",
+  "grid.caption": "Optimizers by learning rates: {what}",
+  "grid.hint":
+    "{ended} of {all} runs have a value. Several runs in a cell are shown by their mean; a click ticks them.",
+  "parallel.label": "Each run as a line over its settings and results",
+  "parallel.hint":
+    "Drag along an axis to keep the runs that pass there; click the axis to show all again. A click on a line ticks its run.",
+  "parallel.optimizer": "optimizer",
+  "parallel.rate": "learning rate",
+  "parallel.batch_size": "batch size",
+  "parallel.epochs": "epochs",
+  "parallel.seed": "seed",
+  "parallel.loss": "last loss",
+  "parallel.time": "training time",
+  "parallel.accuracy": "test accuracy",
+  "sweep.title": "Sweep",
+  "sweep.loading": "Looking at the sweep…",
+  "sweep.gone": "There is no such sweep; it may have been deleted.",
+  "sweep.status.queued": "queued",
+  "sweep.status.running": "running",
+  "sweep.status.cancelling": "cancelling",
+  "sweep.status.finished": "finished",
+  "sweep.status.cancelled": "cancelled",
+  "sweep.ended.one": "{ended} of {n} run has ended",
+  "sweep.ended.other": "{ended} of {n} runs have ended",
+  "sweep.progress": "Progress of the sweep",
+  "sweep.cancel": "Cancel the sweep",
+  "sweep.table": "By configuration, best first",
+  "sweep.caption": "Steps and seconds: until the validation accuracy first reached {target}.",
+  "sweep.column.label": "configuration",
+  "sweep.column.accuracy": "test accuracy",
+  "sweep.column.loss": "last loss",
+  "sweep.column.steps": "steps to target",
+  "sweep.column.seconds": "time to target",
+  "sweep.column.verdict": "verdict",
+  "sweep.best": "best",
 
   // --- new (new.js) ---
 

@@ -20,6 +20,9 @@ const DASHES = {
   lamb: "20px,3px,3px,3px",
 };
 
+/** Sorts names of optimizers: the lesson's in its order, then the others. */
+export const byOptimizer = (a, b) => Object.keys(DASHES).indexOf(a) - Object.keys(DASHES).indexOf(b);
+
 export const isDark = () =>
   (document.documentElement.dataset.theme ?? "") === "dark" ||
   (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);

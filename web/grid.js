@@ -1,0 +1,130 @@
+// Optimizers by learning rates: what came of each pair, as a table whose cells are coloured. A table, and not a drawing, because
+// then it can be read aloud, and plotly's heat map breaks the page's policy.
+
+import { h } from "./dom.js";
+import { byOptimizer, rateOf, rateText } from "./encoding.js";
+import { live } from "./live.js";
+import { duration, loss, percent, said, t } from "./text.js";
+
+/** What a cell may show of a run: its value (null when there is none yet), how it is written, and whether more is better. */
+const MEASURES = {
+  accuracy: { of: (job) => job.result?.test_accuracy ?? null, text: percent, moreIsBetter: true },
+  loss: { of: (job) => (job.terminal ? (job.latest?.loss ?? null) : null), text: loss, moreIsBetter: false },
+  time: { of: (job) => job.result?.seconds ?? null, text: duration, moreIsBetter: false },
+};
+let measure = "accuracy"; // stays over switches of language
+
+/** The table of these runs. `onPick(ids)` is told whose cell was chosen. */
+export function grid(ids, { onPick }) {
+  const jobs = ids.map((id) => live.jobs.get(id)).filter(Boolean);
+  const place = h("div.grid");
+  const fill = () => place.replaceChildren(choice(fill), h("div.scroll", {}, table(jobs, onPick)), hint(jobs));
+  fill();
+  return place;
+}
+
+function choice(changed) {
+  const choose = (event) => {
+    measure = event.target.value;
+    changed();
+  };
+  const options = Object.keys(MEASURES).map((name) =>
+    h("option", { value: name, selected: name === measure }, t(`grid.${name}`)),
+  );
+  return h("label.row.small", {}, t("grid.show"), h("select", { onchange: choose }, options));
+}
+
+function table(jobs, onPick) {
+  const optimizers = [...new Set(jobs.map((job) => job.spec.optimizer.name))].sort(byOptimizer);
+  const rates = new Map(jobs.map((job) => [rateText(job.spec), rateOf(job.spec)]));
+  const columns = [...rates].sort(([, a], [, b]) => b - a).map(([text]) => text);
+  const cells = new Map(); // "optimizer rate" -> its jobs
+  for (const job of jobs) {
+    const key = `${job.spec.optimizer.name} ${rateText(job.spec)}`;
+    cells.set(key, [...(cells.get(key) ?? []), job]);
+  }
+  const shade = shading([...cells.values()].map(mean));
+  return h(
+    "table",
+    {},
+    h("caption.hidden-text", {}, t("grid.caption", { what: t(`grid.${measure}`) })),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("td"),
+        columns.map((rate) => h("th.number", { scope: "col" }, rate)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      optimizers.map((name) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, name),
+          columns.map((rate) => cell(cells.get(`${name} ${rate}`), shade, onPick)),
+        ),
+      ),
+    ),
+  );
+}
+
+/** The mean of what is measured over the runs of a cell; null when none has it. */
+function mean(jobs) {
+  const values = jobs.map(MEASURES[measure].of).filter((value) => value !== null);
+  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+}
+
+function cell(jobs, shade, onPick) {
+  if (!jobs) return h("td");
+  const value = mean(jobs);
+  const running = jobs.find((job) => !job.terminal);
+  const text = value === null ? waiting(jobs, running) : MEASURES[measure].text(value);
+  const outcomes = [...new Set(jobs.map((job) => live.overview(job.id)?.verdict?.outcome).filter(Boolean))];
+  const verdict = jobs.length === 1 ? said(live.overview(jobs[0].id)?.verdict) : "";
+  return h(
+    "td.number",
+    {},
+    h(
+      "button.cell",
+      {
+        type: "button",
+        title: verdict,
+        dataset: { share: shade(value) },
+        style: { "--share": shade(value) },
+        onclick: () => onPick(jobs.map((job) => job.id)),
+      },
+      h("span", {}, text, jobs.length > 1 && h("small", {}, ` ×${jobs.length}`)),
+      outcomes.length > 0 && h("small", {}, outcomes.map((outcome) => t(`verdict.${outcome}`)).join(", ")),
+    ),
+  );
+}
+
+function waiting(jobs, running) {
+  if (!running) return t(`status.${jobs[0].status}`);
+  return running.status === "running" ? percent(running.progress.fraction, 0) : t(`status.${running.status}`);
+}
+
+/**
+ * How strongly a value is coloured, 0 (worst) to 1 (best). An accuracy counts by the logarithm of its error, the others by their
+ * own: from 98 to 99 % is as far as from 80 to 90 %.
+ */
+function shading(values) {
+  const { moreIsBetter } = MEASURES[measure];
+  const cost = (value) => Math.log(Math.max(moreIsBetter ? 1 - value : value, 1e-4));
+  const costs = values.filter((value) => value !== null).map(cost);
+  const [least, most] = [Math.min(...costs), Math.max(...costs)];
+  return (value) => {
+    if (value === null) return "0.00";
+    return (most > least ? (most - cost(value)) / (most - least) : 1).toFixed(2);
+  };
+}
+
+function hint(jobs) {
+  const ended = jobs.filter((job) => MEASURES[measure].of(job) !== null).length;
+  return h("p.muted.small", {}, t("grid.hint", { ended, all: jobs.length }));
+}

@@ -1,0 +1,160 @@
+// Parallel coordinates: each run a line over what was chosen and what came of it. As SVG of our own, because plotly's is drawn by
+// WebGL code that the page's policy forbids. Dragging along an axis keeps only the runs that pass there.
+
+import { add, h, s } from "./dom.js";
+import { byOptimizer, colouring, dashOf, labelOf, rateOf } from "./encoding.js";
+import { live } from "./live.js";
+import { duration, loss, percent, t } from "./text.js";
+
+const [WIDTH, HEIGHT, SIDE] = [1000, 340, 60];
+const [HIGH, LOW] = [44, HEIGHT - 20];
+
+function named(found) {
+  const values = found.sort(byOptimizer);
+  const step = (LOW - HIGH) / Math.max(values.length - 1, 1);
+  return { y: (value) => HIGH + values.indexOf(value) * step, ticks: values };
+}
+
+function scaled(values, measure) {
+  const costs = values.map(measure);
+  const [least, most] = [Math.min(...costs), Math.max(...costs)];
+  const y = (value) =>
+    most > least ? LOW - ((measure(value) - least) / (most - least)) * (LOW - HIGH) : (LOW + HIGH) / 2;
+  return { y, ticks: spread(values, y) };
+}
+
+const linear = (values) => scaled(values, (value) => value);
+const logarithmic = (values) => scaled(values, (value) => Math.log(Math.max(value, 1e-12)));
+const errors = (values) => scaled(values, (value) => -Math.log(Math.max(1 - value, 1e-4)));
+
+/** Values to write at an axis: the ends, and others that leave room for their text. */
+function spread(values, y) {
+  const shown = [];
+  for (const value of [...values].sort((a, b) => y(a) - y(b))) {
+    if (!shown.length || y(value) - y(shown.at(-1)) > 18) shown.push(value);
+  }
+  return shown;
+}
+
+/** An axis: the value of a run, how it is written, and its scale. Those marked `varies` are left out where all runs agree. */
+const AXES = {
+  optimizer: { of: (job) => job.spec.optimizer.name, text: (value) => value, scale: named },
+  rate: { of: (job) => rateOf(job.spec), text: (value) => String(value), scale: logarithmic },
+  batch_size: { of: (job) => job.spec.batch_size, text: String, scale: logarithmic, varies: true },
+  epochs: { of: (job) => job.spec.epochs, text: String, scale: linear, varies: true },
+  seed: { of: (job) => job.spec.seed, text: String, scale: linear, varies: true },
+  loss: { of: (job) => job.latest?.loss, text: loss, scale: logarithmic },
+  time: { of: (job) => job.result?.seconds, text: duration, scale: linear },
+  accuracy: { of: (job) => job.result?.test_accuracy, text: (value) => percent(value, 1), scale: errors },
+};
+const kept = new Map(); // axis -> [from, to] in pixels, over redraws
+
+/** The drawing of these runs. `onPick(ids)` is told which line was chosen. */
+export function parallel(ids, { onPick }) {
+  const jobs = ids.map((id) => live.jobs.get(id)).filter((job) => job && !job.spec.learning_rate.range_test);
+  const axes = axesOf(jobs);
+  const svg = s("svg.parallel", {
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    role: "group",
+    "aria-label": t("parallel.label"),
+  });
+  const lines = linesOf(jobs, axes, onPick);
+  const filter = () => {
+    for (const { element, ys } of lines) element.classList.toggle("left-out", !passes(ys));
+  };
+  add(
+    svg,
+    lines.map(({ element }) => element),
+    axes.map((axis) => drawn(axis, filter)),
+  );
+  return h("div.scroll", {}, svg, h("p.muted.small", {}, t("parallel.hint")));
+}
+
+/** The axes that have something to tell, each with its place `x` and its scale `y`. */
+function axesOf(jobs) {
+  const found = [];
+  for (const [name, { of, text, scale, varies }] of Object.entries(AXES)) {
+    const values = jobs.map(of).filter((value) => value !== null && value !== undefined && !Number.isNaN(value));
+    if (!values.length || (varies && new Set(values).size < 2)) continue;
+    found.push({ name, of, text, ...scale([...new Set(values)]) });
+  }
+  const step = (WIDTH - 2 * SIDE) / Math.max(found.length - 1, 1);
+  return found.map((axis, index) => ({ ...axis, x: SIDE + index * step }));
+}
+
+function linesOf(jobs, axes, onPick) {
+  const colour = colouring(jobs.map((job) => job.spec));
+  return jobs.map((job) => {
+    const points = axes
+      .map(({ name, of, x, y }) => ({ name, x, value: of(job), y }))
+      .filter(({ value }) => value !== null && value !== undefined && !Number.isNaN(value))
+      .map(({ name, x, y, value }) => ({ name, x, y: y(value) }));
+    const path = points.map(({ x, y }, index) => `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
+    const element = s(
+      "path.run",
+      { d: path, stroke: colour(job.spec), tabindex: 0, role: "button", "aria-label": labelOf(job), "data-id": job.id },
+      s("title", {}, labelOf(job)),
+    );
+    const dash = dashOf(job.spec);
+    if (dash !== "solid") element.setAttribute("stroke-dasharray", dash.replaceAll("px", ""));
+    element.onclick = () => onPick([job.id]);
+    element.onkeydown = (event) => event.key === "Enter" && onPick([job.id]);
+    return { element, ys: new Map(points.map(({ name, y }) => [name, y])) };
+  });
+}
+
+/** Whether a line passes through what is kept of every axis. */
+function passes(ys) {
+  return [...kept].every(([name, [from, to]]) => !ys.has(name) || (ys.get(name) >= from && ys.get(name) <= to));
+}
+
+function drawn(axis, changed) {
+  const { name, x, ticks, y, text } = axis;
+  const brush = s("rect.brush", { x: x - 7, width: 14 });
+  const handle = s(
+    "rect.handle",
+    { x: x - 16, y: HIGH - 8, width: 32, height: LOW - HIGH + 16 },
+    s("title", {}, t("parallel.hint")),
+  );
+  const show = () => {
+    const [from, to] = kept.get(name) ?? [0, 0];
+    brush.setAttribute("y", from);
+    brush.setAttribute("height", to - from);
+    changed();
+  };
+  brushing(handle, name, show);
+  const group = s(
+    "g.axis",
+    {},
+    s("line", { x1: x, x2: x, y1: HIGH, y2: LOW }),
+    s("text.name", { x, y: 16, "text-anchor": "middle" }, t(`parallel.${name}`)),
+    ticks.map((value) => s("text", { x: x + 9, y: y(value) + 4 }, text(value))),
+    brush,
+    handle,
+  );
+  show();
+  return group;
+}
+
+function brushing(handle, name, show) {
+  let began = null;
+  const height = (event) => {
+    const box = handle.ownerSVGElement.getBoundingClientRect();
+    return ((event.clientY - box.top) / box.height) * HEIGHT;
+  };
+  handle.onpointerdown = (event) => {
+    began = height(event);
+    handle.setPointerCapture(event.pointerId);
+  };
+  handle.onpointermove = (event) => {
+    if (began === null) return;
+    const now = height(event);
+    kept.set(name, [Math.min(began, now), Math.max(began, now)]);
+    show();
+  };
+  handle.onpointerup = (event) => {
+    if (began !== null && Math.abs(height(event) - began) < 4) kept.delete(name); // a click lets all pass again
+    began = null;
+    show();
+  };
+}
