@@ -51,12 +51,12 @@ class Api:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", int(self.url.rpartition(":")[2])
 
-    def finished_job(self, *, weights: bytes) -> str:
+    def finished_job(self, *, weights: bytes, spec: JobSpec = SPEC) -> str:
         """A job that has succeeded, with these bytes as its weights."""
 
         async def finish() -> str:
             async with WorkStore.connect(self.settings.store_url) as store:
-                claim = await train(store, await store.submit(SPEC), points=10)
+                claim = await train(store, await store.submit(spec), points=10)
                 files = published(self.settings, claim, weights)
                 await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": 0.1}, files=files)
                 return claim.job_id
