@@ -41,7 +41,12 @@ _EVENT: dict[str, Any] = {
     "type": "object",
     "description": "One event; `data` is a JSON object in one line.",
     "properties": {
-        "id": {"type": "string", "description": "Send the last one as `Last-Event-ID` to go on behind it."},
+        "id": {
+            "type": "string",
+            "description": "Send the last one as `Last-Event-ID` to go on behind it. It has a part for each job, in the order "
+            "of `jobs`: how many points, epochs and changes of its status were sent (`51.1.3`; `0.0.0` is its beginning). "
+            "For a stream of other jobs the parts can be put together anew.",
+        },
         "event": {"enum": ["points", "epoch", "status", "end"]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },

@@ -121,7 +121,10 @@ def running(settings: Settings, say: Say) -> Iterator[Stack]:
 def serve(settings: Settings, say: Say) -> None:
     """Run a stack until SIGINT, SIGTERM or SIGHUP."""
     with contextlib.suppress(KeyboardInterrupt), running(settings, say) as stack:
-        say(f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\nTry:")
+        say(
+            f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\n"
+            f"Open {stack.url} in a browser, or try:"
+        )
         key = "-H 'Authorization: Bearer dsc_...' " if settings.keys_required else ""
         say(
             f"  curl -s {stack.url}/jobs {key}-H 'Content-Type: application/json' "

@@ -98,6 +98,15 @@ def test_one_stream_tells_of_several_jobs(http: httpx2.Client, trained_job: str)
     assert len(set(ids[:-1])) == len(ids) - 1
 
 
+def test_the_parts_of_an_id_serve_in_a_stream_of_other_jobs(http: httpx2.Client, trained_job: str) -> None:
+    other = http.post("/jobs", json=SPEC).json()["id"]
+    ids = [event["id"] for event in events(http, f"/events?jobs={trained_job},{other}")]
+    points, epochs, transitions = ids[-1].split(",")[1].split(".")
+    found = events(http, f"/events?jobs={other},{trained_job}", last=f"{int(points) - 1}.{epochs}.{transitions},0.0.0")
+    assert steps(found, other) == [49]
+    assert steps(found, trained_job) == [*range(0, 500, 10), 499]
+
+
 def test_a_client_that_leaves_and_comes_back_while_it_trains_misses_nothing(http: httpx2.Client) -> None:
     job_id = http.post("/jobs", json=SPEC).json()["id"]
     found = events(http, f"/jobs/{job_id}/events", most=2)

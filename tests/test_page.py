@@ -2,11 +2,13 @@
 
 import gzip
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from playwright.sync_api import Browser, expect
 
 from tests.browser import Visit, visiting
@@ -144,3 +146,9 @@ def test_the_largest_file_is_small_when_it_travels(api: Api) -> None:
         raw = b"".join(answer.iter_raw())
     assert len(raw) < 1_600_000
     assert gzip.decompress(raw).endswith(b"}));")
+
+
+def test_the_page_is_in_the_wheel(tmp_path: Path) -> None:
+    built = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))
+    packed = set(zipfile.ZipFile(built).namelist())
+    assert {f"web/{path.name}" for path in WEB.iterdir()} <= packed
