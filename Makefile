@@ -1,6 +1,6 @@
 # Descent: `make help` lists the targets. Everything is installed into .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos check check-native format lock clean
+.PHONY: help install demo up test screenshots chaos check check-native format lock clean
 
 # The first interpreter Paddle supports (3.11-3.13) that can make a virtual environment; PYTHON=... overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -50,6 +50,10 @@ up: .venv/.installed ## run the server in the foreground on 127.0.0.1:8000; Ctrl
 test: .venv/.tested ## all tests; installs chromium where it is missing and that is allowed
 	@$(BIN)/python -m tests.browser
 	@$(BIN)/python -m pytest
+
+screenshots: .venv/.tested ## take the pictures of the page in docs/images anew, of a real server; needs chromium
+	@$(BIN)/python -m tests.browser --fonts
+	@$(BIN)/python -m tests.screenshots
 
 SEED ?= 1
 MINUTES ?= 30
