@@ -1,0 +1,20 @@
+// A request as a command that does the same in a shell.
+
+/** A word as a POSIX shell takes it, whatever stands in it. */
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** JSON on one line, with room between its parts. Line ends inside of texts are escaped, so only its own are taken out. */
+export const spaced = (body) =>
+  JSON.stringify(body, null, 1)
+    .replace(/\n\s*/g, " ")
+    .replace(/^\{ | \}$/g, (edge) => edge.trim());
+
+/** The command that posts `body`; a key is named and not shown, because commands are pasted into places that others read. */
+export function curl(path, body, { hasKey }) {
+  return [
+    `curl -X POST ${quoted(`${location.origin}${path}`)}`,
+    ...(hasKey ? ['-H "Authorization: Bearer $DESCENT_API_KEY"'] : []),
+    "-H 'Content-Type: application/json'",
+    `-d ${quoted(spaced(body))}`,
+  ].join(" \\\n  ");
+}
