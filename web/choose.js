@@ -28,23 +28,24 @@ export function sample(optimizer, rate, width = 44) {
 }
 
 /** Cards, one (`radio`) or several (`checkbox`) of which are chosen. */
-function cards(type, name, choices, { isChosen, onPick, picture = () => null, more = () => null }) {
-  return choices.map((choice) => {
-    const input = h("input", {
-      type,
-      name,
-      value: choice.name,
-      checked: isChosen(choice),
-      onchange: () => onPick(choice, input),
-    });
-    const title = h("span.new-card-title", {}, h("strong", {}, choice.name), picture(choice));
-    return h(
-      "label.new-card",
-      {},
-      input,
-      h("span.new-card-text", {}, title, h("span.small.muted", {}, said(choice.summary)), more(choice)),
-    );
+function cards(type, name, choices, options) {
+  return choices.map((choice) => card(type, name, choice, options));
+}
+
+function card(type, name, choice, { isChosen, onPick, picture = () => null, more = () => null }) {
+  const [title, about] = ["title", "about"].map((part) => `${name}-${choice.name}-${part}`);
+  const input = h("input", {
+    type,
+    name,
+    value: choice.name,
+    checked: isChosen(choice),
+    "aria-labelledby": title,
+    "aria-describedby": about,
   });
+  input.onchange = () => onPick(choice, input);
+  const head = h("span.new-card-title", {}, h("strong", { id: title }, choice.name), picture(choice));
+  const text = h("span.small.muted", { id: about }, said(choice.summary));
+  return h("label.new-card", {}, input, h("span.new-card-text", {}, head, text, more(choice)));
 }
 
 function group(legend, role, ...children) {
@@ -168,14 +169,13 @@ export function oneRate(form, { parameter, parse }) {
   const chips = LESSON_RATES.map((rate) =>
     rateChip("radio", rate, { checked: rate === chosen(), onchange: () => take(rate, "") }),
   );
-  const own = ownRate(LESSON_RATES.includes(chosen()) ? "" : chosen());
+  const { own, label } = ownRate("own_rate", LESSON_RATES.includes(chosen()) ? "" : chosen(), "0.003");
   own.oninput = () => take(own.value.trim() || LESSON_RATES.at(-1), own.value);
   const take = (rate, typed) => {
     own.value = typed;
     for (const { control } of chips) control.checked = control.value === rate;
     form.set(key, rate, field);
   };
-  const label = h("label.new-own-rate", {}, h("span.muted", {}, t("new.own_rate")), own);
   const element = group(t(parameter ? "new.rate_first" : "new.rate"), "group", h("div.row", {}, chips, label));
   const field = form.field({
     pointer: parameter ? `/learning_rate/${parameter}` : "/learning_rate",
@@ -188,8 +188,18 @@ export function oneRate(form, { parameter, parse }) {
   return element;
 }
 
-const ownRate = (value) =>
-  h("input", { type: "text", name: "own-rate", inputMode: "decimal", spellcheck: false, value, placeholder: "0.003" });
+function ownRate(key, value, placeholder) {
+  const own = h("input", {
+    type: "text",
+    name: "own-rate",
+    inputMode: "decimal",
+    spellcheck: false,
+    value,
+    placeholder,
+  });
+  own.setAttribute("aria-label", t(`new.${key}.label`));
+  return { own, label: h("label.new-own-rate", {}, h("span.muted", {}, t(`new.${key}`)), own) };
+}
 
 /** Several rates: the lesson's three, and more. */
 export function severalRates(form, { parse }) {
@@ -204,14 +214,12 @@ export function severalRates(form, { parse }) {
       field,
     );
   const chips = LESSON_RATES.map((rate) => rateChip("checkbox", rate, { checked: ticked().includes(rate), onchange }));
-  const own = ownRate(form.values.get("/rates/own") ?? "");
-  own.placeholder = "0.3, 0.03";
+  const { own, label } = ownRate("own_rates", form.values.get("/rates/own") ?? "", "0.3, 0.03");
   own.oninput = () => form.set("/rates/own", own.value, field);
   const read = () => {
     const rates = [...ticked().map(Number), ...parse(own.value)];
     return String(rates) === String(LESSON_RATES.map(Number)) ? undefined : rates;
   };
-  const label = h("label.new-own-rate", {}, h("span.muted", {}, t("new.own_rates")), own);
   const element = group(t("new.rates"), "group", h("div.row", {}, chips, label));
   const field = form.field({ pointer: "/learning_rates", name: "learning_rates", control: own, read, write: () => {} });
   element.append(field.problem);

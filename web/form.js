@@ -65,8 +65,8 @@ class Field {
    * `read()` is the value to send, undefined to leave it out. `owns` is a pointer whose errors belong here too. `write(raw)`
    * takes a suggestion of the server. `control` is what gets the focus.
    */
-  constructor({ pointer, owns, name, control, read, write }) {
-    Object.assign(this, { pointer, owns, name, control, read, write });
+  constructor({ pointer, owns, name, control, read, write, isRequired = false }) {
+    Object.assign(this, { pointer, owns, name, control, read, write, isRequired });
     this.problem = h("p.new-problem", { id: `problem-${++ids}`, hidden: true });
     const described = control.getAttribute("aria-describedby");
     control.setAttribute("aria-describedby", [described, this.problem.id].filter(Boolean).join(" "));
@@ -103,8 +103,17 @@ export class Form {
     this.element = h("form.new-form", { noValidate: true, autocomplete: "off" });
   }
 
+  /** The fields there are now, in the order they stand in. */
   get fields() {
-    return this.#fields.filter(({ problem }) => this.element.contains(problem));
+    const isBehind = (field, other) =>
+      field.problem.compareDocumentPosition(other.problem) & Node.DOCUMENT_POSITION_PRECEDING;
+    const shown = this.#fields.filter(({ problem }) => this.element.contains(problem));
+    return shown.sort((field, other) => (isBehind(field, other) ? 1 : -1));
+  }
+
+  /** The names of those that must be filled in, and are not yet. */
+  get missing() {
+    return this.fields.filter(({ isRequired, read }) => isRequired && read() === undefined).map(({ name }) => name);
   }
 
   /** Make a field known; `element` is where it stands. */
@@ -242,7 +251,7 @@ export class Form {
     control.id = `field-${++ids}`;
     if (required) control.setAttribute("aria-required", "true");
     const hint = this.#hint(name, limits, control);
-    const field = this.field({ pointer, name, control, read, write });
+    const field = this.field({ pointer, name, control, read, write, isRequired: required });
     const needed = required && h("span.new-required", { title: t("refusal.required") }, " *");
     const label = h("label", { htmlFor: control.id }, labelOf(about), needed);
     field.element = h("div.new-field", {}, label, control, hint, field.problem);

@@ -80,6 +80,8 @@ export class Submission {
     const { signal } = this.#stop;
     await new Promise((resolve) => setTimeout(resolve, QUIET_MS));
     if (signal.aborted || this.#isSending) return;
+    const { missing } = this.form;
+    if (missing.length) return fill(this.sum, h("dd.muted", {}, t("new.missing", { names: missing.join(", ") })));
     try {
       this.#show(await post(`${this.way.path}?validate_only=true`, this.#body, { signal }));
     } catch (error) {
