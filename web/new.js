@@ -83,15 +83,16 @@ async function drafted(chosen, { query }, known) {
 }
 
 function build(place, { way, draft, route, known }) {
-  const form = new Form(draft.values, () => {
+  const tell = () => {
     const said = Object.entries(way.query).map(([name, key]) => [name, draft.values.get(key)]);
     route.setQuery(Object.fromEntries(said));
     draft.written = String(new URLSearchParams(location.hash.split("?")[1]));
     submission.changed();
-  });
+  };
+  const form = new Form(draft.values, tell);
   const submission = new Submission(form, way, draft);
   fill(form.element, h("div.new-main", {}, way.fields(form, known)), submission.element);
   fill(place, form.element);
-  submission.changed();
+  tell();
   return submission;
 }

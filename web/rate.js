@@ -25,12 +25,13 @@ const rateText = (rate) => String(Number(rate.toPrecision(2)));
 class View {
   #gone = new AbortController();
   #etag = null;
-  #isCancelling = false;
+  #status = null; // as it is shown
 
   constructor(id) {
     this.path = `/lr-range-tests/${encodeURIComponent(id ?? "")}`;
     this.head = h("div.rate-head");
     this.state = h("div", { role: "status" }, h("p.muted", {}, t("rate.loading")));
+    this.progress = h("div");
     this.answer = h("div");
     this.plot = h("div.rate-plot", { role: "img", "aria-label": t("rate.curve") });
     this.numbers = h("div");
@@ -41,7 +42,7 @@ class View {
       h("div.card", {}, h("h2", {}, t("rate.curve")), this.plot),
       this.numbers,
     );
-    this.element = h("div", {}, this.head, this.state, this.answer, this.figure);
+    this.element = h("div", {}, this.head, this.state, this.progress, this.answer, this.figure);
     this.chart = new Chart(this.plot);
   }
 
@@ -82,12 +83,13 @@ class View {
     const isUnknown = isRefused && (error.status === 404 || error.status === 422);
     const words = isUnknown ? t("rate.not_here") : isRefused ? wordsOf(error) : t("rate.unreachable");
     fill(this.state, h("p.error", {}, words));
+    this.#status = null; // to be said again by the next answer
     return isUnknown;
   }
 
   #show(test) {
-    this.#showHead(test);
-    this.#showState(test);
+    this.#showStatus(test);
+    this.#showProgress(test);
     this.#showAnswer(test);
     this.figure.hidden = !test.curve.step.length;
     if (this.figure.hidden) return;
@@ -97,48 +99,47 @@ class View {
       .catch((error) => fill(this.plot, h("p.muted", {}, error.message)));
   }
 
-  #showHead({ spec, status, terminal }) {
+  /** What changes with the status alone; it stays as it is in between, and a button keeps its focus. */
+  #showStatus({ spec, status, terminal, error }) {
+    if (status === this.#status) return;
+    this.#status = status;
     const { name } = spec.optimizer;
     const kind = { succeeded: "good", failed: "bad" }[status];
     const chip = h(kind ? `span.chip.${kind}` : "span.chip", {}, t(`status.${status}`));
-    const cancel = h(
-      "button.danger",
-      { type: "button", disabled: this.#isCancelling, onclick: () => this.#cancel() },
-      t(this.#isCancelling ? "rate.cancelling" : "rate.cancel"),
-    );
     const again = h("a.button", { href: `#/new?do=rate&optimizer=${encodeURIComponent(name)}` }, t("rate.again"));
-    fill(
-      this.head,
-      h("h1", {}, t("rate.title", { optimizer: name })),
-      chip,
-      h("span.space"),
-      terminal ? again : cancel,
-    );
+    const action = terminal ? again : this.#cancelButton(status === "cancelling");
+    fill(this.head, h("h1", {}, t("rate.title", { optimizer: name })), chip, h("span.space"), action);
+    const told = {
+      failed: () => h("p.error", {}, t("rate.failed", { why: error?.message ?? "" })),
+      cancelled: () => h("p.muted", {}, t("rate.was_cancelled")),
+      queued: () => h("p.card.muted", {}, t("rate.waits")),
+    }[status];
+    fill(this.state, told?.());
   }
 
-  #showState({ status, terminal, progress, error }) {
-    if (status === "failed") fill(this.state, h("p.error", {}, t("rate.failed", { why: error?.message ?? "" })));
-    else if (status === "cancelled") fill(this.state, h("p.muted", {}, t("rate.was_cancelled")));
-    else if (terminal) fill(this.state);
-    else if (status === "queued") fill(this.state, h("p.card.muted", {}, t("rate.waits")));
-    else {
-      const words = t("rate.progress", { done: number(progress.step), total: number(progress.total_steps) });
-      const bar = h("progress", { value: progress.fraction, max: 1, "aria-label": words });
-      fill(this.state, bar, h("p.small.muted", { "aria-hidden": "true" }, words));
-    }
+  #showProgress({ status, terminal, progress }) {
+    if (terminal || status === "queued") return fill(this.progress);
+    const words = t("rate.progress", { done: number(progress.step), total: number(progress.total_steps) });
+    const bar = h("progress", { value: progress.fraction, max: 1, "aria-label": words });
+    return fill(this.progress, bar, h("p.small.muted", { "aria-hidden": "true" }, words));
   }
 
-  async #cancel() {
-    this.#isCancelling = true;
-    const button = this.head.querySelector("button");
-    fill(button, t("rate.cancelling")).disabled = true;
-    try {
-      await post(this.path.replace("/lr-range-tests/", "/jobs/").concat("/cancel"));
-    } catch (error) {
-      this.#isFinal(error);
-      fill(button, t("rate.cancel")).disabled = false;
-    }
-    this.#isCancelling = false;
+  #cancelButton(isCancelling) {
+    const button = h("button.danger", { type: "button" });
+    const say = (isAsked) => {
+      fill(button, t(isAsked ? "rate.cancelling" : "rate.cancel")).disabled = isAsked;
+    };
+    button.onclick = async () => {
+      say(true);
+      try {
+        await post(`${this.path.replace("/lr-range-tests/", "/jobs/")}/cancel`);
+      } catch (error) {
+        this.#isFinal(error);
+        say(false);
+      }
+    };
+    say(isCancelling);
+    return button;
   }
 
   #showAnswer({ spec, status, suggestion }) {

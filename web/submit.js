@@ -1,6 +1,6 @@
 // What a form comes to, the button that sends it, and the command that does the same.
 
-import { hasKey, Problem, post, Unreachable } from "./api.js";
+import { connection, hasKey, Problem, post, Unreachable } from "./api.js";
 import { curl } from "./curl.js";
 import { fill, h } from "./dom.js";
 import { live } from "./live.js";
@@ -43,8 +43,11 @@ export class Submission {
       event.preventDefault();
       this.#send();
     };
+    connection.addEventListener("change", this.#isBack);
     this.#say();
   }
+
+  #isBack = () => connection.isUp && this.#ask();
 
   #curlBox() {
     const copied = h("span.small.muted", { role: "status" });
@@ -139,7 +142,8 @@ export class Submission {
       "/lr-range-tests": "new.go.find",
       "/sweeps": isLesson ? "new.go.lesson" : "new.go.sweep",
     }[path];
-    fill(this.button, this.#isSending ? t("new.going") : t(key, { n: runs ?? 0, runs: runs ? number(runs) : "…" }));
+    const words = runs ? t(`${key}.runs`, { n: runs, runs: number(runs) }) : t(key);
+    fill(this.button, this.#isSending ? t("new.going") : words);
     this.button.disabled = this.#isSending;
   }
 
@@ -179,6 +183,7 @@ export class Submission {
 
   gone() {
     this.#isGone = true;
+    connection.removeEventListener("change", this.#isBack);
     this.#stop?.abort();
   }
 }

@@ -82,9 +82,9 @@ function choice(form, { key, owns, choices, none, label, skip, onPick }) {
   const chosen = () => choices.find(({ name }) => name === form.values.get(key));
   const parameters = renewed(() => {
     const kind = chosen();
-    const own = kind?.parameters.filter(({ name }) => name !== skip(kind)) ?? [];
+    const own = neededFirst(kind?.parameters.filter(({ name }) => name !== skip(kind)) ?? []);
     const fields = own.map((each) => form.parameter(each, { at: owns, of: kind.name }));
-    return kind ? [h("p.new-hint", {}, said(kind.summary)), h("div.new-fields", {}, fields)] : [];
+    return kind ? [h("p.new-hint", {}, withCode(said(kind.summary))), h("div.new-fields", {}, fields)] : [];
   });
   const options = [h("option", { value: "" }, none), ...choices.map(({ name }) => h("option", { value: name }, name))];
   const select = h("select", { name: key }, options);
@@ -112,6 +112,11 @@ function choice(form, { key, owns, choices, none, label, skip, onPick }) {
   );
   return { element };
 }
+
+const neededFirst = (parameters) => [...parameters].sort((one, other) => other.required - one.required);
+
+/** The server's text, in which `names` stand between accents. */
+const withCode = (text) => text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 
 /** A body as short as it can be: an optimizer without parameters of its own is its name. */
 export function shortened(body) {
