@@ -18,12 +18,14 @@ from tests.browser import Visit, beside, visiting
 from tests.conftest import Server
 from tests.staged import Api, train
 
+# before any browser: it runs a loop of its own in this thread, for which an open browser leaves no room
+pytestmark = pytest.mark.usefixtures("api")
+
 REFUSED = "Failed to load resource"  # the browser logs each answer that refuses something
 
 
 @pytest.fixture
-def visit(api: Api, browser: Browser) -> Iterator[Visit]:
-    # the API first: its fixture runs a loop of its own in this thread, which a browser leaves no room for
+def visit(browser: Browser, api: Api) -> Iterator[Visit]:
     with visiting(browser, api.url) as visit:
         yield visit
 
@@ -327,7 +329,7 @@ def test_a_sweep_of_ones_own_is_what_was_ticked(visit: Visit, api: Api) -> None:
 
 
 @pytest.mark.parametrize("way", ["new", "new?do=lesson", "new?do=rate"])
-def test_it_fits_a_phone_with_everything_unfolded(api: Api, browser: Browser, way: str) -> None:
+def test_it_fits_a_phone_with_everything_unfolded(browser: Browser, api: Api, way: str) -> None:
     with visiting(browser, api.url, viewport={"width": 390, "height": 780}, locale="zh-CN") as visit:
         page = visit.open(way)
         button = page.locator(".new-submit")
@@ -424,11 +426,23 @@ def test_a_curve_grows_while_the_page_looks_on_and_a_failure_is_told(visit: Visi
     claim = beside(begin())
     page = visit.open(f"rate/{claim.job_id}")
     expect(page.locator("main progress")).to_be_visible()
-    expect(page.locator(".rate-plot .scatterlayer .trace")).to_have_count(2)
+    expect(page.locator(".rate-plot .scatterlayer .trace")).to_have_count(2, timeout=20_000)
     beside(fail(claim))
     expect(page.locator("main .error")).to_contain_text("<i>the disk is full</i>")
     expect(page.locator(".rate-answer")).to_have_count(0)
     expect(page.locator("main progress")).to_have_count(0)
+
+
+def test_a_range_test_is_shown_again_when_the_server_is_back(visit: Visit, api: Api) -> None:
+    visit.allowed.append(REFUSED)
+    test = httpx2.post(f"{api.url}/lr-range-tests", json={"optimizer": "adam"}, trust_env=False).json()
+    looks = iter([Route.continue_, Route.abort])
+    visit.page.route("**/lr-range-tests/*", lambda route: next(looks)(route), times=2)
+    page = visit.open(f"rate/{test['id']}")
+    told = page.get_by_role("main").get_by_role("status").first
+    expect(told).to_contain_text("cannot be reached")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(told).to_contain_text("waits for a worker")
 
 
 def test_a_range_test_that_is_not_here_is_said_not_to_be(visit: Visit) -> None:

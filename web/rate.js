@@ -1,6 +1,6 @@
 // A learning-rate range test: its curve while it grows, and the rate that it suggests.
 
-import { Problem, post, send } from "./api.js";
+import { Problem, post, send, Unreachable } from "./api.js";
 import { Chart, palette } from "./chart.js";
 import { fill, h } from "./dom.js";
 import { wordsOf } from "./refusal.js";
@@ -80,10 +80,11 @@ class View {
   /** Say what went wrong; whether asking again is of no use. */
   #isFinal(error) {
     const isRefused = error instanceof Problem;
+    if (!isRefused && !(error instanceof Unreachable)) throw error;
     const isUnknown = isRefused && (error.status === 404 || error.status === 422);
     const words = isUnknown ? t("rate.not_here") : isRefused ? wordsOf(error) : t("rate.unreachable");
     fill(this.state, h("p.error", {}, words));
-    this.#status = null; // to be said again by the next answer
+    [this.#status, this.#etag] = [null, null]; // the next answer is whole, and all of it is said again
     return isUnknown;
   }
 
