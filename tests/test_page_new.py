@@ -48,6 +48,13 @@ def made(page: Page, api: Api) -> dict[str, Any]:
     return dict(asked(api, f"/jobs/{page.url.rpartition('/')[2]}"))
 
 
+def forget(sweep: dict[str, Any], page: Page, api: Api) -> None:
+    """Delete a sweep, when the page does not look at it any more."""
+    page.goto("about:blank")
+    httpx2.post(f"{api.url}/sweeps/{sweep['id']}/cancel", trust_env=False)
+    assert httpx2.delete(f"{api.url}/sweeps/{sweep['id']}", trust_env=False).status_code == 204
+
+
 def start(page: Page) -> None:
     page.get_by_role("button", name="Start training").click()
 
@@ -303,8 +310,7 @@ def test_the_lesson_is_one_click_and_fifteen_runs(visit: Visit, api: Api) -> Non
     assert chosen == {
         (name, rate) for name in ("sgd", "momentum", "adagrad", "rmsprop", "adam") for rate in (0.1, 0.01, 0.001)
     }
-    httpx2.post(f"{api.url}/sweeps/{sweep['id']}/cancel", trust_env=False)
-    httpx2.delete(f"{api.url}/sweeps/{sweep['id']}", trust_env=False)
+    forget(sweep, page, api)
 
 
 def test_a_sweep_of_ones_own_is_what_was_ticked(visit: Visit, api: Api) -> None:
@@ -324,8 +330,7 @@ def test_a_sweep_of_ones_own_is_what_was_ticked(visit: Visit, api: Api) -> None:
     assert [each["name"] for each in spec["optimizers"]] == ["momentum", "adam"]
     assert (spec["learning_rates"], spec["seeds"]) == ([0.01, 0.001, 0.03, 0.3], [0, 1, 2])
     assert spec["early_stopping"]["name"] == "asha"
-    httpx2.post(f"{api.url}/sweeps/{sweep['id']}/cancel", trust_env=False)
-    httpx2.delete(f"{api.url}/sweeps/{sweep['id']}", trust_env=False)
+    forget(sweep, page, api)
 
 
 @pytest.mark.parametrize("way", ["new", "new?do=lesson", "new?do=rate"])
@@ -436,8 +441,16 @@ def test_a_curve_grows_while_the_page_looks_on_and_a_failure_is_told(visit: Visi
 def test_a_range_test_is_shown_again_when_the_server_is_back(visit: Visit, api: Api) -> None:
     visit.allowed.append(REFUSED)
     test = httpx2.post(f"{api.url}/lr-range-tests", json={"optimizer": "adam"}, trust_env=False).json()
-    looks = iter([Route.continue_, Route.abort])
-    visit.page.route("**/lr-range-tests/*", lambda route: next(looks)(route), times=2)
+    looks: list[Route] = []
+
+    def lose_the_second(route: Route) -> None:
+        looks.append(route)
+        if len(looks) == 1:
+            route.continue_()
+        else:
+            route.abort()
+
+    visit.page.route("**/lr-range-tests/*", lose_the_second, times=2)
     page = visit.open(f"rate/{test['id']}")
     told = page.get_by_role("main").get_by_role("status").first
     expect(told).to_contain_text("cannot be reached")
