@@ -244,6 +244,7 @@ def test_what_was_typed_outlives_an_outage_and_trying_again_makes_exactly_one(vi
     expect(page.locator(".new-go [role=alert]")).to_contain_text("All you chose is still here")
     assert count(api) == before + 1
     assert page.get_by_label("Epochs").input_value() == "7"
+    expect(page.get_by_role("button", name="Start training")).to_be_focused()
     start(page)
     assert made(page, api)["spec"]["epochs"] == 7
     assert count(api) == before + 1

@@ -25,7 +25,7 @@ export class Submission {
   constructor(form, way, draft) {
     Object.assign(this, { form, way, draft });
     this.button = h("button.primary.new-submit", { type: "submit" });
-    this.sum = h("dl.new-sum");
+    this.sum = h("div.new-sum");
     this.told = h("p.hidden-text", { role: "status" });
     this.problem = h("p.error", { role: "alert", hidden: true });
     this.command = h("pre.new-curl", { tabIndex: 0, "aria-label": t("new.curl") });
@@ -84,7 +84,7 @@ export class Submission {
     await new Promise((resolve) => setTimeout(resolve, QUIET_MS));
     if (signal.aborted || this.#isSending) return;
     const { missing } = this.form;
-    if (missing.length) return fill(this.sum, h("dd.muted", {}, t("new.missing", { names: missing.join(", ") })));
+    if (missing.length) return fill(this.sum, h("p.muted", {}, t("new.missing", { names: missing.join(", ") })));
     try {
       this.#show(await post(`${this.way.path}?validate_only=true`, this.#body, { signal }));
     } catch (error) {
@@ -92,7 +92,7 @@ export class Submission {
       this.#preview = null;
       this.#say();
       if (error instanceof Problem) this.#refused(error, { isWhole: false });
-      else fill(this.sum, h("dd.muted", {}, t("new.unknown")));
+      else fill(this.sum, h("p.muted", {}, t("new.unknown")));
     }
   }
 
@@ -106,10 +106,9 @@ export class Submission {
       ["new.sum.points", number(points)],
       seconds && ["new.sum.seconds", duration(seconds)],
     ].filter(Boolean);
-    fill(
-      this.sum,
-      about.map(([key, value]) => h("div", {}, h("dt", {}, t(key)), h("dd", {}, value))),
-    );
+    const facts = about.map(([key, value]) => h("div", {}, h("dt", {}, t(key)), h("dd", {}, value)));
+    fill(this.sum, h("dl", {}, facts));
+    fill(this.told);
     this.way.show?.(this.form, preview);
     this.#say();
   }
@@ -118,7 +117,7 @@ export class Submission {
   #refused(problem, { isWhole }) {
     const { homeless, wrong } = this.form.show(problem.errors, { isWhole });
     const needed = problem.errors.length - homeless.length;
-    fill(this.sum, h("dd.muted", {}, needed ? t("new.needs", { n: needed }) : t("new.unknown")));
+    fill(this.sum, h("p.muted", {}, needed ? t("new.needs", { n: needed }) : t("new.unknown")));
     const lines = problem.errors.length ? homeless.map(({ detail }) => worded(detail)) : [wordsOf(problem)];
     this.#complain(lines.join(" "));
     fill(
@@ -153,16 +152,18 @@ export class Submission {
     this.#stop?.abort();
     this.#complain("");
     this.#say();
+    let failure = null;
     try {
       const made = await post(this.way.path, this.#body, { headers: { "Idempotency-Key": this.#key() } });
       this.draft.sent = null;
       live.refresh().catch(() => {});
       if (!this.#isGone) location.hash = this.way.place(made);
     } catch (error) {
-      this.#failed(error);
+      failure = error;
     }
     this.#isSending = false;
     this.#say();
+    if (failure) this.#failed(failure); // when the button can be pressed again, because it may get the focus
   }
 
   /** The same for a request that is sent again, so that it makes nothing twice; another one for another request. */
@@ -178,7 +179,8 @@ export class Submission {
       this.#refused(error, { isWhole: true });
     } else if (error instanceof Unreachable) this.#complain(t("new.unreachable"));
     else throw error;
-    if (!this.form.element.querySelector("[aria-invalid]")) this.button.focus();
+    if (!this.problem.hidden) this.problem.scrollIntoView({ block: "center" });
+    if (!this.form.element.querySelector("[aria-invalid]")) this.button.focus({ preventScroll: true });
   }
 
   gone() {
