@@ -46,7 +46,7 @@ export const number = (value, digits = 0) =>
 /** A number as short as it is exact: `1,000`, `0.97`, `1e-12`. */
 export const amount = (value) =>
   value !== 0 && Math.abs(value) < 1e-4
-    ? value.toExponential().replace("e-0", "e-")
+    ? value.toExponential()
     : value.toLocaleString(LOCALES[language], { maximumSignificantDigits: 17 });
 
 /** An accuracy from 0 to 1: `98.79 %`. */
