@@ -44,6 +44,9 @@ export function setKey(key) {
   else sessionStorage.removeItem(KEPT);
 }
 
+/** Whether a key is sent. */
+export const hasKey = () => sessionStorage.getItem(KEPT) !== null;
+
 function headersOf(headers) {
   const key = sessionStorage.getItem(KEPT);
   return key ? { ...headers, Authorization: `Bearer ${key}` } : headers;

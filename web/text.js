@@ -43,6 +43,12 @@ export const said = (both) => both?.[language] ?? "";
 export const number = (value, digits = 0) =>
   value.toLocaleString(LOCALES[language], { maximumFractionDigits: digits, minimumFractionDigits: digits });
 
+/** A number as short as it is exact: `1,000`, `0.97`, `1e-12`. */
+export const amount = (value) =>
+  value !== 0 && Math.abs(value) < 1e-4
+    ? value.toExponential()
+    : value.toLocaleString(LOCALES[language], { maximumSignificantDigits: 17 });
+
 /** An accuracy from 0 to 1: `98.79 %`. */
 export const percent = (value, digits = 2) =>
   value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
