@@ -103,7 +103,55 @@ export default {
 
   // --- run (run.js, evaluation.js) ---
 
-  // --- draw (draw.js) ---
+  // --- draw (draw.js, bars.js, models.js) ---
+  "draw.intro": "Draw with a finger, a pen, a mouse or the keys, and watch what the networks you trained make of it.",
+  "draw.title_paper": "Your drawing",
+  "draw.title_sees": "The network sees",
+  "draw.title_says": "What it says",
+  "draw.paper": "Paper to draw on",
+  "draw.hint": "Draw a digit here",
+  "draw.keys":
+    "Keys: arrows move the pen (with Shift in small steps, two at once aslant), Space sets it down and lifts it, Backspace takes back, Delete clears. You can also drop or paste a picture.",
+  "draw.undo": "Undo",
+  "draw.clear": "Clear",
+  "draw.upload": "Upload a picture",
+  "draw.pen": "Pen width",
+  "draw.save": "Save PNG",
+  "draw.copy": "Copy as curl",
+  "draw.copied": "Copied.",
+  "draw.selected": "Selected: copy it with the keyboard.",
+  "draw.curl": "The same as curl",
+  "draw.examples": "Or try:",
+  "draw.seen": "28 × 28 greys: cut to the ink, shrunk and centred",
+  "draw.seen_by": "28 × 28 greys for {set}",
+  "draw.reading": "Reading which models there are…",
+  "draw.accuracy": "{accuracy} of the test pictures right",
+  "draw.remove": "Remove {model}",
+  "draw.bars": "Probabilities of {model}",
+  "draw.latency": "Answered in {ms} ms",
+  "draw.add": "Add a model to compare…",
+  "draw.full": "Four models at most",
+  "draw.names": "By name",
+  "draw.runs": "By run",
+  "draw.agree": "They agree: {labels}",
+  "draw.disagree": "They disagree: {labels}",
+  "draw.pen_down": "Pen down",
+  "draw.pen_up": "Pen up",
+  "draw.no_model": "There is no model yet",
+  "draw.no_model_text":
+    "Train one, which takes a few seconds to a minute. As soon as it is ready, it looks at what you draw here.",
+  "draw.train": "Train the first model",
+  "draw.no_picture": "{name} cannot be read as a picture: take a PNG or a JPEG.",
+  "draw.unreachable":
+    "The server cannot be reached. Your drawing stays; it is asked again as soon as the server is back.",
+  "draw.problem.not-found": "There is no such model. Choose another.",
+  "draw.problem.model-not-ready": "This run has left no model to ask: it has not ended yet, or ended without one.",
+  "draw.problem.model-deleted": "This model was deleted. Choose another.",
+  "draw.problem.model-unsupported":
+    "This model cannot be used: it is of another network, or its training had blown up.",
+  "draw.problem.rate-limited": "Too many questions at once; it is asked again in a moment.",
+  "draw.problem.unavailable": "The server is busy; it is asked again in a moment.",
+  "draw.problem.image": "The server finds nothing it can read in this picture.",
 
   // --- explain (explain.js, valley.js) ---
 };

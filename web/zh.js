@@ -99,7 +99,52 @@ export default {
 
   // --- run (run.js, evaluation.js) ---
 
-  // --- draw (draw.js) ---
+  // --- draw (draw.js, bars.js, models.js) ---
+  "draw.intro": "用手指、手写笔、鼠标或键盘书写，看看你训练的网络会怎样识别。",
+  "draw.title_paper": "你的手写",
+  "draw.title_sees": "网络看到的图像",
+  "draw.title_says": "识别结果",
+  "draw.paper": "书写区",
+  "draw.hint": "在这里写一个数字",
+  "draw.keys":
+    "键盘：方向键移动画笔（按住 Shift 微调，同时按两个方向键可走斜线），空格键落笔或抬笔，退格键撤销，Delete 键清空。也可以拖入或粘贴图片。",
+  "draw.undo": "撤销",
+  "draw.clear": "清空",
+  "draw.upload": "上传图片",
+  "draw.pen": "笔画粗细",
+  "draw.save": "保存 PNG",
+  "draw.copy": "复制 curl 命令",
+  "draw.copied": "已复制。",
+  "draw.selected": "已选中，请用键盘复制。",
+  "draw.curl": "对应的 curl 命令",
+  "draw.examples": "或者试试：",
+  "draw.seen": "28 × 28 灰度图：裁剪到笔迹、缩小并居中",
+  "draw.seen_by": "{set} 模型看到的 28 × 28 灰度图",
+  "draw.reading": "正在读取可用的模型……",
+  "draw.accuracy": "测试集准确率 {accuracy}",
+  "draw.remove": "移除 {model}",
+  "draw.bars": "{model} 给出的概率",
+  "draw.latency": "耗时 {ms} 毫秒",
+  "draw.add": "添加模型进行对比……",
+  "draw.full": "最多四个模型",
+  "draw.names": "按名称",
+  "draw.runs": "按训练任务",
+  "draw.agree": "模型的结果一致：{labels}",
+  "draw.disagree": "模型的结果不一致：{labels}",
+  "draw.pen_down": "落笔",
+  "draw.pen_up": "抬笔",
+  "draw.no_model": "还没有模型",
+  "draw.no_model_text": "先训练一个，只需几秒到一分钟。训练一完成，它就会识别你在这里写的数字。",
+  "draw.train": "训练第一个模型",
+  "draw.no_picture": "{name} 不是可读取的图片，请使用 PNG 或 JPEG。",
+  "draw.unreachable": "无法连接服务器。你的手写内容会保留，服务器恢复后会自动重新识别。",
+  "draw.problem.not-found": "没有这个模型，请另选一个。",
+  "draw.problem.model-not-ready": "该任务没有可用的模型：尚未结束，或结束时没有产生模型。",
+  "draw.problem.model-deleted": "该模型已被删除，请另选一个。",
+  "draw.problem.model-unsupported": "该模型无法使用：它属于另一种网络，或训练时已经发散。",
+  "draw.problem.rate-limited": "请求过于频繁，稍后会自动重试。",
+  "draw.problem.unavailable": "服务器繁忙，稍后会自动重试。",
+  "draw.problem.image": "服务器在这张图片中没有找到可识别的内容。",
 
   // --- explain (explain.js, valley.js) ---
 };
