@@ -1,5 +1,6 @@
 """Draw a digit: what is drawn, what the network sees of it, and what several models say, as it stands on the screen."""
 
+import asyncio
 import base64
 import io
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import safetensors.numpy
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from client.client import Client
-from tests.browser import Visit, visiting
+from tests.browser import Visit, beside, visiting
 from tests.conftest import Server
+from tests.staged import SHAPES, Api
 
 SEVEN = [(0.27, 0.25), (0.74, 0.24), (0.46, 0.84)]
 ONE = [(0.52, 0.2), (0.48, 0.8)]
@@ -22,20 +25,24 @@ NO_MODELS = {"models": [], "aliases": {}, "next": None}
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Server, trained_job: str) -> Iterator[Visit]:
-    """A server with a model that was really trained."""
+def visit(api: Api, server: Server, trained_job: str, browser: Browser) -> Iterator[Visit]:
+    """A server with a model that was really trained. (The other API is staged before there is a browser.)"""
     with visiting(browser, server.url) as visit:
         yield visit
 
 
-@pytest.fixture(scope="module")
-def other_job(server: Server, trained_job: str) -> str:
-    """A second model of the same server, which has hardly learned."""
-    with Client(server.url) as client:
-        job = client.submit(optimizer="sgd", learning_rate=1e-6, epochs=1, batch_size=5000, name="<b>hardly</b>")
-        for _ in client.follow(job["id"], limit_s=120):
-            pass
-    return str(job["id"])
+@pytest.fixture
+def staged(api: Api, browser: Browser) -> Iterator[Visit]:
+    """A server where models are put, not trained."""
+    with visiting(browser, api.url) as visit:
+        yield visit
+
+
+def model_that_says(api: Api, digit: int) -> str:
+    """A job whose model says this of everything, at 73 %: e^3.2 against nine times e^0."""
+    weights = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    weights["fc.bias"][digit] = 3.2
+    return beside(asyncio.to_thread(api.finished_job, weights=safetensors.numpy.save(weights)))
 
 
 def paper(page: Page) -> Locator:
@@ -111,25 +118,29 @@ def test_each_example_is_told_right(visit: Visit) -> None:
         expect(headline(page, "best")).to_have_text(digit)
 
 
-def test_two_models_stand_side_by_side_and_a_disagreement_is_seen(visit: Visit, other_job: str) -> None:
-    page = visit.open("draw?models=best")
-    picker = page.get_by_label("Add a model to compare")
-    assert "sgd 0.000001 · <b>hardly</b>" in (picker.text_content() or "").replace("1e-6", "0.000001")
-    picker.select_option(other_job)
-    expect(page).to_have_url(f"{visit.url}/#/draw?models=best,{other_job}")
-    page.reload()
-    columns = page.locator(".guess")
-    expect(columns).to_have_count(2)
+def test_models_stand_side_by_side_and_the_one_that_differs_is_seen(staged: Visit, api: Api) -> None:
+    seven, other, one = model_that_says(api, 7), model_that_says(api, 7), model_that_says(api, 1)
+    page = staged.open(f"draw?models={seven},{other}")
     page.get_by_role("button", name="4", exact=True).click()
-    expect(page.locator(".agreement")).to_contain_text("disagree: 4 /")
-    left, right = (box for box in (columns.nth(n).bounding_box() for n in range(2)) if box)
-    assert left["y"] == right["y"]
-    assert left["x"] + left["width"] < right["x"]
-    expect(page.locator(".guess.differs")).to_have_count(2)  # one against one: neither is the odd one
-    page.get_by_role("button", name="Remove best").click()
+    expect(page.locator(".agreement")).to_have_text("They agree: 7")
+    page.get_by_label("Add a model to compare").select_option(one)
+    expect(page).to_have_url(f"{staged.url}/#/draw?models={seven},{other},{one}")
+    expect(page.locator(".agreement")).to_have_text("They disagree: 7 / 1")
+    columns = page.locator(".guess")
+    expect(columns).to_have_count(3)
+    expect(page.locator(".guess.differs")).to_have_attribute("data-model", one)
+    boxes = [box for box in (columns.nth(n).bounding_box() for n in range(3)) if box]
+    assert len({box["y"] for box in boxes}) == 1
+    assert all(left["x"] + left["width"] < right["x"] for left, right in pairwise(boxes))
+    expect(columns.nth(0).locator(".best .number")).to_have_text("73.2 %")
+    page.reload()
+    expect(columns).to_have_count(3)
+    for model in (other, one):
+        column = page.locator(f".guess[data-model={model}]")
+        column.get_by_role("button", name="Remove").click()
     expect(columns).to_have_count(1)
-    expect(page.locator(".agreement")).to_be_hidden()
-    expect(page).to_have_url(f"{visit.url}/#/draw?models={other_job}")
+    expect(columns.get_by_role("button", name="Remove")).to_have_count(0)
+    expect(page).to_have_url(f"{staged.url}/#/draw?models={seven}")
 
 
 def test_undo_takes_back_a_stroke_and_clear_all_of_them(visit: Visit) -> None:
@@ -239,16 +250,16 @@ def test_while_one_request_is_on_its_way_no_other_is_sent_and_the_newest_drawing
     assert held == []
 
 
-def test_without_a_model_it_says_what_to_do_and_goes_on_when_there_is_one(visit: Visit) -> None:
-    visit.page.route("**/models?*", lambda route: route.fulfill(json=NO_MODELS))
-    page = visit.open("draw")
+def test_without_a_model_it_says_what_to_do_and_goes_on_when_there_is_one(staged: Visit, api: Api) -> None:
+    staged.page.route("**/models?*", lambda route: route.fulfill(json=NO_MODELS))
+    page = staged.open("draw")
     expect(page.get_by_role("heading", name="There is no model yet")).to_be_visible()
     expect(page.get_by_role("link", name="Train the first model")).to_have_attribute("href", "#/new")
     draw(page, SEVEN)
     page.unroute("**/models?*")
-    with Client(visit.url) as client:
-        client.submit(optimizer="sgd", learning_rate=0.001, epochs=1, batch_size=5000)
-    expect(headline(page, "best")).to_have_text("7", timeout=30_000)
+    model_that_says(api, 3)  # news of a run that has left a model: now the page looks again
+    expect(headline(page, "best")).to_have_text("0", timeout=20_000)  # a staged one, of nothing but noughts
+    expect(page.locator(".bars .best .number")).to_have_text("10.0 %")
 
 
 def test_a_refusal_is_said_in_words_and_the_drawing_stays(visit: Visit, client: Client) -> None:
