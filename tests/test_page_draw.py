@@ -14,14 +14,14 @@ import safetensors.numpy
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from client.client import Client
+from core.jobs.job import Status
 from tests.browser import Visit, beside, visiting
 from tests.conftest import Server
 from tests.staged import SHAPES, Api
 
 SEVEN = [(0.27, 0.25), (0.74, 0.24), (0.46, 0.84)]
 ONE = [(0.52, 0.2), (0.48, 0.8)]
-NO_MODELS = {"models": [], "aliases": {}, "next": None}
+NO_MODELS: dict[str, Any] = {"models": [], "aliases": {}, "next": None}
 
 
 @pytest.fixture
@@ -262,11 +262,9 @@ def test_without_a_model_it_says_what_to_do_and_goes_on_when_there_is_one(staged
     expect(page.locator(".bars .best .number")).to_have_text("10.0 %")
 
 
-def test_a_refusal_is_said_in_words_and_the_drawing_stays(visit: Visit, client: Client) -> None:
-    cancelled = client.submit(optimizer="sgd", learning_rate=0.001)["id"]
-    client.cancel(cancelled)
-    visit.allowed.append("409")
-    page = visit.open(f"draw?models={cancelled},best")
+def test_a_refusal_is_said_in_words_and_the_drawing_stays(staged: Visit, api: Api) -> None:
+    staged.allowed.append("409")
+    page = staged.open(f"draw?models={api.jobs[Status.RUNNING]},best")
     draw(page, SEVEN)
     columns = page.locator(".guess")
     expect(columns.nth(0).locator(".error")).to_have_text(

@@ -107,7 +107,7 @@ def test_the_table_and_the_marks_on_the_map_are_where_the_rules_lead(visit: Visi
     assert width == pytest.approx(2 * height, abs=2)
     for name, way in ways.items():
         x, y = way["places"][120]
-        assert place(page, name) == (pytest.approx(x, abs=6e-4), pytest.approx(y, abs=6e-4))
+        assert place(page, name) == pytest.approx((x, y), abs=6e-4)
     on_map = {n: ((x + 2) / 4 * width, (1.5 - y) / 2 * height) for n, (x, y) in at_step(ways, "places", 120)}
     plot = page.locator("canvas.plot")
     wide, high = plot.evaluate("(it) => [it.clientWidth, it.clientHeight]")
@@ -223,7 +223,7 @@ def test_the_start_is_moved_with_the_keys_and_with_the_pointer(visit: Visit) -> 
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.25, steps=5)
     page.mouse.up()
-    assert place(page, "sgd") == (pytest.approx(1.5, abs=0.02), pytest.approx(0.75, abs=0.02))
+    assert place(page, "sgd") == pytest.approx((1.5, 0.75), abs=0.02)
 
 
 def test_a_link_shows_the_same_and_nonsense_in_it_is_left_out(visit: Visit) -> None:
