@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from core.jobs.job import Status
 from tests.browser import Visit, beside, visiting
@@ -143,6 +143,22 @@ def test_models_stand_side_by_side_and_the_one_that_differs_is_seen(staged: Visi
     expect(page).to_have_url(f"{staged.url}/#/draw?models={seven}")
 
 
+def test_answers_to_different_drawings_are_not_compared(visit: Visit, trained_job: str) -> None:
+    page = visit.open(f"draw?models={trained_job},best")
+    page.get_by_role("button", name="4", exact=True).click()
+    expect(page.locator(".agreement")).to_have_text("They agree: 4")
+    held: list[Route] = []
+    page.route(
+        "**/predict*", lambda it: held.append(it) if '"best"' in (it.request.post_data or "") else it.continue_()
+    )
+    page.get_by_role("button", name="7", exact=True).click()
+    expect(headline(page, trained_job)).to_have_text("7")
+    expect(headline(page, "best")).to_have_text("4")
+    expect(page.locator(".agreement")).to_have_text("They agree: 4")
+    held.pop().continue_()
+    expect(page.locator(".agreement")).to_have_text("They agree: 7")
+
+
 def test_undo_takes_back_a_stroke_and_clear_all_of_them(visit: Visit) -> None:
     page = visit.open("draw")
     draw(page, SEVEN)
@@ -234,7 +250,7 @@ def test_the_curl_line_asks_the_same_and_the_drawing_is_saved_as_png(visit: Visi
 
 
 def test_while_one_request_is_on_its_way_no_other_is_sent_and_the_newest_drawing_is_asked_last(visit: Visit) -> None:
-    held: list[Any] = []
+    held: list[Route] = []
     visit.page.route("**/predict*", lambda route: held.append(route))
     page = visit.open("draw")
     with page.expect_request("**/predict*"):

@@ -13,7 +13,7 @@ export class Asking {
 
   /**
    * `wanted()` tells what to ask when it is time, `{image, models}`: a data URL (null: nothing) and the models' names.
-   * `onAnswer(model, answer, error)` is told of each, with an answer of `/predict` or with Problem or Unreachable.
+   * `onAnswer(model, answer, error, image)` is told of each, with an answer of `/predict` or with Problem or Unreachable.
    */
   constructor({ wanted, onAnswer }) {
     this.wanted = wanted;
@@ -46,10 +46,10 @@ export class Asking {
     if (signal.aborted) return;
     try {
       const answer = await post("/predict?debug=true", { model, image, top_k: 3 }, { signal, limitMs: LIMIT_MS });
-      this.onAnswer(model, answer, null);
+      this.onAnswer(model, answer, null, image);
     } catch (error) {
       if (signal.aborted) return;
-      this.onAnswer(model, null, error);
+      this.onAnswer(model, null, error, image);
       if (error.retryAfterS) setTimeout(() => this.soon(), error.retryAfterS * 1000);
       else if (!(error.status || error instanceof Unreachable)) throw error;
     }

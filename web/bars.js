@@ -11,6 +11,7 @@ export class Column {
   /** `model` is the name it is asked by; `onRemove` is null where it is the only one. */
   constructor(model, { title, detail, accuracy, dataset, classes, onRemove }) {
     Object.assign(this, { model, title, dataset, classes });
+    this.image = null; // what the answer is of
     this.says = h("span.says");
     this.sure = h("span.muted");
     this.foot = h("p.small.muted.foot");

@@ -39,7 +39,7 @@ class View {
         image: drawing.isEmpty ? null : drawing.canvas().toDataURL("image/png"),
         models: this.#columns.map((column) => column.model),
       }),
-      onAnswer: (model, answer, error) => this.#answered(model, answer, error),
+      onAnswer: (model, answer, error, image) => this.#answered(model, answer, error, image),
     });
     this.guesses = h("div.guesses");
     this.verdict = h("p.agreement", { hidden: true });
@@ -207,9 +207,10 @@ class View {
     this.asking.soon();
   }
 
-  #answered(model, answer, error) {
+  #answered(model, answer, error, image) {
     const column = this.#columns.find((each) => each.model === model);
     if (!column || drawing.isEmpty) return;
+    column.image = image;
     if (answer) column.show(answer, null);
     else column.show(error instanceof Problem ? null : column.answer, wordsOf(error));
     if (answer) this.#paintSeen(models.datasetOf(model), answer.predictions[0].seen);
@@ -240,6 +241,7 @@ class View {
   /** Whether models of the same data set say the same; and the news for those who listen. */
   #compare() {
     const told = this.#columns.filter((column) => column.answer);
+    if (new Set(told.map((column) => column.image)).size > 1) return; // some have not seen the newest drawing yet
     const peers = (column) => told.filter((each) => each.dataset === column.dataset);
     const compared = told.length === this.#columns.length ? told.filter((column) => peers(column).length > 1) : [];
     const odd = compared.filter((column) => !isCommon(column, peers(column)));
