@@ -105,9 +105,9 @@ export default {
 
   // --- draw (draw.js, bars.js, models.js) ---
   "draw.intro": "Draw with a finger, a pen, a mouse or the keys, and watch what the networks you trained make of it.",
-  "draw.title_paper": "Your drawing",
-  "draw.title_sees": "The network sees",
-  "draw.title_says": "What it says",
+  "draw.title.paper": "Your drawing",
+  "draw.title.sees": "The network sees",
+  "draw.title.says": "What it says",
   "draw.paper": "Paper to draw on",
   "draw.hint": "Draw a digit here",
   "draw.keys":

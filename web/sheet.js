@@ -10,7 +10,7 @@ let penWidth = 0.08; // stays when the view is shown anew
 
 export const button = (label, onclick) => h("button", { type: "button", onclick }, label);
 export const heading = (number, name) =>
-  h("h2", { id: `draw-${name}` }, h("span.step", {}, number), t(`draw.title_${name}`));
+  h("h2", { id: `draw-${name}` }, h("span.step", {}, number), t(`draw.title.${name}`));
 
 export class Sheet {
   #stop = new AbortController();

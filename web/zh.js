@@ -101,9 +101,9 @@ export default {
 
   // --- draw (draw.js, bars.js, models.js) ---
   "draw.intro": "用手指、手写笔、鼠标或键盘书写，看看你训练的网络会怎样识别。",
-  "draw.title_paper": "你的手写",
-  "draw.title_sees": "网络看到的图像",
-  "draw.title_says": "识别结果",
+  "draw.title.paper": "你的手写",
+  "draw.title.sees": "网络看到的图像",
+  "draw.title.says": "识别结果",
   "draw.paper": "书写区",
   "draw.hint": "在这里写一个数字",
   "draw.keys":
