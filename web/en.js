@@ -275,7 +275,133 @@ export default {
 
   // --- run (run.js, evaluation.js) ---
 
-  // --- draw (draw.js) ---
+  // --- draw (draw.js, bars.js, models.js) ---
+  "draw.intro": "Draw with a finger, a pen, a mouse or the keys, and watch what the networks you trained make of it.",
+  "draw.title.paper": "Your drawing",
+  "draw.title.sees": "The network sees",
+  "draw.title.says": "What it says",
+  "draw.paper": "Paper to draw on",
+  "draw.hint": "Draw a digit here",
+  "draw.keys":
+    "Keys: arrows move the pen (with Shift in small steps, two at once aslant), Space sets it down and lifts it, Backspace takes back, Delete clears. You can also drop or paste a picture.",
+  "draw.undo": "Undo",
+  "draw.clear": "Clear",
+  "draw.upload": "Upload a picture",
+  "draw.pen": "Pen width",
+  "draw.save": "Save PNG",
+  "draw.copy": "Copy as curl",
+  "draw.copied": "Copied.",
+  "draw.selected": "Selected: copy it with the keyboard.",
+  "draw.curl": "The same as curl",
+  "draw.examples": "Or try:",
+  "draw.seen": "28 × 28 greys: cut to the ink, shrunk and centred",
+  "draw.seen_by": "28 × 28 greys for {set}",
+  "draw.reading": "Reading which models there are…",
+  "draw.accuracy": "{accuracy} of the test pictures right",
+  "draw.remove": "Remove {model}",
+  "draw.bars": "Probabilities of {model}",
+  "draw.latency": "Answered in {ms} ms",
+  "draw.add": "Add a model to compare…",
+  "draw.full": "Four models at most",
+  "draw.names": "By name",
+  "draw.runs": "By run",
+  "draw.agree": "They agree: {labels}",
+  "draw.disagree": "They disagree: {labels}",
+  "draw.pen_down": "Pen down",
+  "draw.pen_up": "Pen up",
+  "draw.no_model": "There is no model yet",
+  "draw.no_model_text":
+    "Train one, which takes a few seconds to a minute. As soon as it is ready, it looks at what you draw here.",
+  "draw.train": "Train the first model",
+  "draw.no_picture": "{name} cannot be read as a picture: take a PNG or a JPEG.",
+  "draw.unreachable":
+    "The server cannot be reached. Your drawing stays; it is asked again as soon as the server is back.",
+  "draw.problem.not-found": "There is no such model. Choose another.",
+  "draw.problem.model-not-ready": "This run has left no model to ask: it has not ended yet, or ended without one.",
+  "draw.problem.model-deleted": "This model was deleted. Choose another.",
+  "draw.problem.model-unsupported":
+    "This model cannot be used: it is of another network, or its training had blown up.",
+  "draw.problem.rate-limited": "Too many questions at once; it is asked again in a moment.",
+  "draw.problem.unavailable": "The server is busy; it is asked again in a moment.",
+  "draw.problem.image": "The server finds nothing it can read in this picture.",
 
-  // --- explain (explain.js, valley.js) ---
+  // --- explain (explain.js, knobs.js) ---
+  "explain.intro":
+    "Training means walking downhill: the loss is the height, the weights are the place. Here there are only two weights, so you can watch. The rules are exactly those your trainings use.",
+  "explain.tour": "Tour in five steps",
+  "explain.try": "Try:",
+  "explain.next": "Next",
+  "explain.again": "Set it up again",
+  "explain.real": "Train it on real digits",
+  "explain.lesson": "Run the lesson: 15 trainings",
+  "explain.tour.1.title": "Walk downhill",
+  "explain.tour.1.text":
+    "SGD steps straight against the gradient: the steeper the slope, the longer the step. This valley is 25 times as steep across as along: it drops to the floor at once, then creeps, because along the floor the slope is gentle.",
+  "explain.tour.1.try": "move the learning rate to 0.001, then up again. Too small a rate is safe, and slow.",
+  "explain.tour.2.title": "Too large a rate",
+  "explain.tour.2.text":
+    "Each step now overshoots the floor and lands higher on the other side. The limit is 2 divided by the largest curvature: 2 / 25 = 0.08. Above it SGD diverges, however long you wait.",
+  "explain.tour.2.try":
+    "lower the rate to 0.07. It still zigzags, but each swing is smaller than the last, and it is down within 60 steps.",
+  "explain.tour.3.title": "Gather momentum",
+  "explain.tour.3.text":
+    "Momentum adds up past gradients like a ball that rolls. Across the valley they cancel out; along the floor they add up, to ten times the step at momentum 0.9. The price: it overshoots and swings back.",
+  "explain.tour.3.try": "set the momentum to 0: it is SGD. Set it to 0.99: it swings for a long time.",
+  "explain.tour.4.title": "A rate for each direction",
+  "explain.tour.4.text":
+    "AdaGrad and RMSProp divide each direction by the size of its own gradients, so steep and gentle ones are walked alike. AdaGrad divides by all there ever were: its steps only shrink. RMSProp forgets the old ones: it stays quick, and trembles at the end.",
+  "explain.tour.4.try": "the rate 0.01. AdaGrad hardly moves any more; it wants a larger rate than the others.",
+  "explain.tour.5.title": "All of them at a saddle",
+  "explain.tour.5.text":
+    "In the middle the ground is flat, a saddle, and on both sides it falls. SGD sits there, because a gradient near zero gives steps near zero. Adam, which is momentum and a rate for each direction in one, walks on. The best in theory is not the best everywhere: look at the other surfaces too.",
+  "explain.tour.5.try":
+    "drag the start, choose the curved valley, switch on the noise of mini-batches. Then see what real digits say.",
+  "explain.valley": "The valley",
+  "explain.map": "{surface}, start at {x}, {y}",
+  "explain.keys":
+    "Drag the ring, or move it with the arrow keys, to start elsewhere. + is the lowest place; each band is a height.",
+  "explain.play": "Play",
+  "explain.pause": "Pause",
+  "explain.one_step": "One step",
+  "explain.restart": "Restart",
+  "explain.scrub": "Step",
+  "explain.step_of": "step {step} of {steps}",
+  "explain.speed": "Speed",
+  "explain.per_second": "{steps} steps/s",
+  "explain.surface": "Surface",
+  "explain.surface.valley": "Narrow valley",
+  "explain.surface.curved": "Curved valley",
+  "explain.surface.saddle": "Saddle",
+  "explain.momentum": "momentum",
+  "explain.noise": "Noisy gradients, as mini-batches give them",
+  "explain.limit":
+    "Largest curvature at the start: {curvature}. Above 2 / {curvature} = {rate}, plain SGD steps grow there.",
+  "explain.numbers": "Where each optimizer is",
+  "explain.plot": "Loss over the steps, on a log axis",
+  "explain.head.optimizer": "optimizer",
+  "explain.head.place": "place",
+  "explain.head.loss": "loss",
+  "explain.head.state": "loss below 0.001",
+  "explain.name.sgd": "SGD",
+  "explain.name.momentum": "Momentum",
+  "explain.name.adagrad": "AdaGrad",
+  "explain.name.rmsprop": "RMSProp",
+  "explain.name.adam": "Adam",
+  "explain.state.going": "not yet",
+  "explain.state.arrived": "at step {step}",
+  "explain.state.diverged": "diverged at {step}",
+  "explain.diverged_at": "{name} diverged at step {step}.",
+  "explain.lowest": "After {step} steps {name} is lowest, with a loss of {loss}.",
+  "explain.optimizers": "The five rules",
+  "explain.idea.sgd":
+    "Against the gradient g, times the learning rate η. Nothing is remembered. With a good rate it is hard to beat; one rate has to do for all directions.",
+  "explain.idea.momentum":
+    "A velocity v gathers gradients and fades by the factor μ. Steady slopes are walked up to 1 / (1 − μ) times faster, and noise is averaged out.",
+  "explain.idea.adagrad":
+    "Each weight divides by the root of the sum of all its squared gradients (ε = 1e-6). Good for rare features; in long trainings the steps grow too small.",
+  "explain.idea.rmsprop":
+    "As AdaGrad, with a running mean in the place of the sum, so the rate does not collapse. Its last steps are about η long: lower the rate to settle.",
+  "explain.idea.adam":
+    "A running mean of gradients over the root of a running mean of their squares, both corrected for starting at zero (m̂, v̂). The usual first choice, at 0.001.",
+  "explain.train": "Train with {name} at {rate}",
 };
