@@ -69,8 +69,11 @@ def _index() -> str:
     digests = {digest for digest, _ in _files()}
     plotly = _plotly_file()
     own_style = _OWN_STYLE.search(plotly.read_bytes()) if plotly else None
+    files = f"/page/{digests.pop()}"
+    modules = sorted(name for _, name in _files() if name.endswith(".js") and name != "main.js")
     named = {
-        "{files}": f"/page/{digests.pop()}",
+        "{files}": files,
+        "{preload}": "\n    ".join(f'<link rel="modulepreload" href="{files}/{name}">' for name in modules),
         "{plotly}": f"/page/{_digest([plotly])}/{PLOTLY}" if plotly else "",
         "{plotly_style}": own_style[1].decode() if own_style else "no-plotly-style",
     }
