@@ -73,6 +73,7 @@ def targets(section: Section, titles: Sequence[str]) -> Counter[str]:
     places = {f"#{anchor}": f"#(heading {place})" for place, anchor in enumerate(anchors(titles), 1)}
     found = [target for _, target in LINK.findall(section.prose)]
     other_language = {"README.md": "the other language", "README_cn.md": "the other language"}
+    found = [re.sub(r"-zh(?=\.png$)", "", target) for target in found]  # a picture of the page in the reader's language
     return Counter((places | other_language).get(target, target) for target in found)
 
 
