@@ -16,13 +16,17 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from client.client import Client
 from core.jobs.job import Status
 from tests.browser import Visit, visiting
-from tests.conftest import Server
+from tests.conftest import Server, eventually
 from tests.staged import Api
 
 Json = dict[str, Any]
 
 CURVE = ".run-plot .cartesianlayer .xy .trace path.js-line"
-LONG = {"optimizer": "momentum", "learning_rate": 0.01, "epochs": 200}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers(api: Api, server: Server) -> None:
+    """Both are started before the browser, which has an event loop for itself."""
 
 
 @pytest.fixture
@@ -82,14 +86,31 @@ def width(page: Page) -> float:
 
 
 def wait_for_width(page: Page, least: float) -> None:
-    page.wait_for_function(f"document.querySelector('{CURVE}')?.getBoundingClientRect().width > {least}")
+    eventually(lambda: width(page) > least, what="the curve's growth")
+
+
+def points_drawn(page: Page) -> int:
+    return int(page.evaluate("document.querySelector('.run-plot').data[0].x.length"))
+
+
+def along(page: Page) -> list[float]:
+    """The range of the axis below the curve."""
+    found: list[float] = page.evaluate("[...document.querySelector('.run-plot').layout.xaxis.range]")
+    return found
+
+
+@pytest.fixture
+def long_job(client: Client) -> Iterator[str]:
+    job_id = str(client.submit(optimizer="momentum", learning_rate=0.01, epochs=200)["id"])
+    yield job_id
+    client.cancel(job_id)
 
 
 # --- while it trains ---------------------------------------------------------------------------------------------------
 
 
 def test_the_curve_grows_keeps_the_zoom_and_the_log_is_the_lessons(working: Visit, client: Client) -> None:
-    job_id = str(client.submit(optimizer="momentum", learning_rate=0.01, epochs=3)["id"])
+    job_id = str(client.submit(optimizer="momentum", learning_rate=0.01, epochs=2)["id"])
     page = working.open(f"run/{job_id}")
     expect(status(page)).to_have_text("running")
     wait_for_width(page, 10)
@@ -103,17 +124,16 @@ def test_the_curve_grows_keeps_the_zoom_and_the_log_is_the_lessons(working: Visi
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60, steps=5)
     page.mouse.up()
-    zoomed = page.evaluate("[...document.querySelector('.run-plot').layout.xaxis.range]")
+    zoomed, count = along(page), points_drawn(page)
     assert zoomed[1] < 1000
-    count = page.evaluate("document.querySelector('.run-plot').data[0].x.length")
-    page.wait_for_function(f"document.querySelector('.run-plot').data[0].x.length > {count + 5}")
-    assert page.evaluate("[...document.querySelector('.run-plot').layout.xaxis.range]") == zoomed
+    eventually(lambda: points_drawn(page) > count + 5, what="more points")
+    assert along(page) == zoomed
 
     expect(status(page)).to_have_text("succeeded", timeout=60_000)
-    expect(page.locator(".run-log")).to_contain_text("epoch: 2, validation accuracy")
+    expect(page.locator(".run-log")).to_contain_text("epoch: 1, validation accuracy")
     assert page.locator(".run-log").inner_text().splitlines() == lesson_log(client, working.url, job_id)
-    page.wait_for_function("document.querySelector('.run-plot').data[0].x.length === 151")
-    expect(page.get_by_role("table", name="Epochs").locator("tbody tr")).to_have_count(3)
+    eventually(lambda: points_drawn(page) == 101, what="all points")
+    expect(page.get_by_role("table", name="Epochs").locator("tbody tr")).to_have_count(2)
 
 
 def lesson_log(client: Client, url: str, job_id: str) -> list[str]:
@@ -122,7 +142,7 @@ def lesson_log(client: Client, url: str, job_id: str) -> list[str]:
     lines = []
     for epoch, end in enumerate(get(f"{url}/jobs/{job_id}/metrics")["epochs"]):
         lines += [
-            f"epoch: {epoch}, batch: {point['batch']}, loss is: {np.float32(point['loss'])}"
+            f"epoch: {epoch}, batch: {point['batch']}, loss is: {np.float32(point['loss'])!s}"
             for point in points
             if point["epoch"] == epoch and point["batch"] % 200 == 0
         ]
@@ -130,9 +150,10 @@ def lesson_log(client: Client, url: str, job_id: str) -> list[str]:
     return lines
 
 
-def test_pause_go_on_and_cancel_are_asked_for_and_the_page_follows(working: Visit, client: Client) -> None:
-    job_id = str(client.submit(**LONG)["id"])
-    page = working.open(f"run/{job_id}")
+def test_pause_go_on_and_cancel_are_asked_for_and_the_page_follows(
+    working: Visit, client: Client, long_job: str
+) -> None:
+    job_id, page = long_job, working.open(f"run/{long_job}")
     wait_for_width(page, 1)
     button(page, "Pause").click()
     expect(status(page)).to_have_text("paused")
@@ -154,11 +175,11 @@ def test_a_run_that_has_ended_is_trained_for_more_epochs(working: Visit, client:
     job_id = str(client.submit(optimizer="sgd", learning_rate=0.1, epochs=1, batch_size=5000)["id"])
     page = working.open(f"run/{job_id}")
     expect(status(page)).to_have_text("succeeded", timeout=60_000)
-    page.get_by_label("Epochs to add").fill("2")
+    page.get_by_label("Epochs to add").fill("1")
     button(page, "Train on").click()
-    expect(page.get_by_text("epoch 3 of 3")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("epoch 2 of 2")).to_be_visible(timeout=60_000)
     expect(status(page)).to_have_text("succeeded", timeout=60_000)
-    assert client.job(job_id)["spec"]["epochs"] == 3
+    assert client.job(job_id)["spec"]["epochs"] == 2
 
 
 # --- what can be asked of it -------------------------------------------------------------------------------------------

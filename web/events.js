@@ -21,7 +21,7 @@ export function events(id) {
     try {
       const [log, files] = await Promise.all([get(`/jobs/${id}/events`), get(`/jobs/${id}/checkpoints`)]);
       if (now !== seen) return; // a later answer is on its way
-      renew(list, log.events, () => log.events.map((event) => eventOf(event, history)));
+      renew(list, [log.events, now], () => log.events.map((event) => eventOf(event, history)));
       renew(kept, files.checkpoints, () => checkpointsOf(files.checkpoints));
       problem.hidden = true;
     } catch {
