@@ -372,7 +372,7 @@ export default {
   "run.matrix.recall": "recall",
   "run.matrix.precision": "precision",
   "run.wrong": "Told wrong, the surest first",
-  "run.wrong.read": "Struck out is what the model said, beside it what it is, below how sure it was.",
+  "run.wrong.read": "Struck out is what the model said; below it stand what the image is, and how sure the model was.",
   "run.right": "Told right",
   "run.cell": "“{label}” taken for “{predicted}”",
   "run.cell.back": "Show all again",

@@ -43,6 +43,7 @@ const absenceOf = (error) =>
 const nameOf = (found, number) => found.classes[number][language === "zh" ? "label_zh" : "label"];
 
 function whole(found) {
+  const areNames = found.classes.some(({ label }) => label.length > 2); // clothes, not digits
   const examples = h("div.run-examples", { "aria-live": "polite" });
   const showAll = () =>
     fill(
@@ -64,7 +65,7 @@ function whole(found) {
       }),
     ),
     found.partial && h("p.muted", {}, t("run.model.partial")),
-    h("div.run-evaluated", {}, matrix(found, show), examples),
+    h(`div.run-evaluated${areNames ? ".named" : ""}`, {}, matrix(found, show), examples),
   ];
 }
 
@@ -84,7 +85,7 @@ function matrix(found, show) {
     "table.run-matrix",
     { onmouseover: tell, onkeydown: move },
     h("caption.small.muted", {}, t("run.matrix.caption")),
-    h("thead", {}, h("tr", {}, h("td"), head, score("recall"), score("precision"))),
+    h("thead", {}, h("tr", {}, h("td.run-corner"), head, score("recall"), score("precision"))),
     h("tbody", {}, rows),
   );
   table.addEventListener("focusin", tell);

@@ -368,7 +368,7 @@ export default {
   "run.matrix.recall": "召回率",
   "run.matrix.precision": "精确率",
   "run.wrong": "识别错误（按置信度从高到低）",
-  "run.wrong.read": "划去的是模型的答案，旁边是真实类别，下面是模型的置信度。",
+  "run.wrong.read": "划去的是模型的答案，其下是真实类别和模型的置信度。",
   "run.right": "识别正确",
   "run.cell": "“{label}”被识别为“{predicted}”",
   "run.cell.back": "重新显示全部",
