@@ -171,17 +171,6 @@ def test_pause_go_on_and_cancel_are_asked_for_and_the_page_follows(
     ]  # fmt: skip
 
 
-def test_a_run_that_has_ended_is_trained_for_more_epochs(working: Visit, client: Client) -> None:
-    job_id = str(client.submit(optimizer="sgd", learning_rate=0.1, epochs=1, batch_size=5000)["id"])
-    page = working.open(f"run/{job_id}")
-    expect(status(page)).to_have_text("succeeded", timeout=60_000)
-    page.get_by_label("Epochs to add").fill("1")
-    button(page, "Train on").click()
-    expect(page.get_by_text("epoch 2 of 2")).to_be_visible(timeout=60_000)
-    expect(status(page)).to_have_text("succeeded", timeout=60_000)
-    assert client.job(job_id)["spec"]["epochs"] == 2
-
-
 # --- what can be asked of it -------------------------------------------------------------------------------------------
 
 POSSIBLE = {
@@ -207,6 +196,17 @@ def test_each_state_offers_what_can_be_asked_in_it(api: Api, visit: Visit, state
         "href", f"#/new?from={api.jobs[state]}"
     )
     expect(bar.get_by_role("link", name="Compare")).to_have_attribute("href", f"#/?on={api.jobs[state]}")
+
+
+def test_a_run_that_has_ended_is_trained_for_more_epochs(visit: Visit, http: httpx2.Client) -> None:
+    job_id = cancelled(http, epochs=3)
+    page = visit.open(f"run/{job_id}")
+    page.get_by_label("Epochs to add").fill("2")
+    button(page, "Train on").click()
+    expect(status(page)).to_have_text("queued")
+    expect(page.get_by_text("epoch 1 of 5")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"number \d+ in the queue"))).to_be_visible()
+    assert http.get(f"/jobs/{job_id}").json()["spec"]["epochs"] == 5
 
 
 def test_deleting_asks_first_and_goes_back_to_all_runs(visit: Visit, http: httpx2.Client) -> None:

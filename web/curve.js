@@ -16,7 +16,7 @@ export function curve(route) {
     isLog: route.query.get("y") === "log",
     weight: Math.min(Math.max(Number(route.query.get("smooth")) || 0, 0), 0.99),
   };
-  const plot = h("div.run-plot", { role: "img" });
+  const plot = h("div.run-plot", { role: "figure" });
   const [note, problem] = [h("p.muted.small"), h("p.error", { role: "alert", hidden: true })];
   const chart = new Chart(plot);
   let [job, history, drawn] = [null, null, ""];
