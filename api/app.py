@@ -22,6 +22,7 @@ from api import (
     compare,
     document,
     download,
+    evaluation,
     events,
     history,
     inference,
@@ -35,6 +36,7 @@ from api import (
     rate_range,
     sweeps,
 )
+from api.evaluating import Evaluating
 from api.guard import Guard, kind_of
 from api.headers import complete
 from api.holds import Holds
@@ -58,6 +60,7 @@ _RESOURCES = (
     inference,
     jobs,
     download,
+    evaluation,
     sweeps,
     rate_range,
     history,
@@ -96,6 +99,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
                 doorbell=broker.doorbells(celery),
                 readiness=Recent(),
                 predicting=(predicting := Predicting(settings)),
+                evaluating=Evaluating(settings, predicting),
                 drawing=CapacityLimiter(available_cores()),
                 exporting=CapacityLimiter(1),
                 holds=Holds(has_owners=settings.keys_required),

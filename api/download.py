@@ -1,11 +1,8 @@
 """A job's model to take away: in four formats, whole or in part, or not at all when the client has it (RFC 9110)."""
 
-import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -16,7 +13,7 @@ from api.conditional import CONDITIONAL, is_known, refuse_another, wanted_part
 from api.problems import BYTES, documented, headers
 from api.state import JobId, State, known, read_model, state_of
 from api.strict import StrictRoute
-from core.errors import Unavailable
+from api.turns import turn
 from core.jobs import artifacts
 from core.jobs.store import StoredModel
 from core.training import export
@@ -24,7 +21,6 @@ from core.training import export
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 log = logging.getLogger(__name__)
 
-_LONGEST_WAIT_S = 30  # for the files that are made before this one
 _MEDIA_TYPE = "application/octet-stream"
 _ALWAYS = ("ETag", "Content-Disposition", "Accept-Ranges")
 
@@ -114,24 +110,10 @@ async def _content(state: State, job_id: str, format: str) -> bytes:
 
     _, content = await read_model(state, job_id, read_export)
     if content is None:
-        async with _turn(state):
+        async with turn(state.exporting, "other files are being made"):
             _, content = await read_model(state, job_id, read_export)  # who waited with us may have made it
             content = content or await _made(state, job_id, format)
     return content
-
-
-@asynccontextmanager
-async def _turn(state: State) -> AsyncIterator[None]:
-    """One file is made at a time. Raises Unavailable for a request that waits too long."""
-    try:
-        async with asyncio.timeout(_LONGEST_WAIT_S):
-            await state.exporting.acquire()
-    except TimeoutError:
-        raise Unavailable("other files are being made", retry_after_s=10) from None
-    try:
-        yield
-    finally:
-        state.exporting.release()
 
 
 async def _made(state: State, job_id: str, format: str) -> bytes:

@@ -121,9 +121,9 @@ class Predicting:
             self._compute, lambda asked: len(asked[1]), most=MOST_TOGETHER
         )
 
-    async def load(self, stored: StoredModel) -> None:
+    async def load(self, stored: StoredModel) -> "Predictor":
         """Have the model in memory. Raises ModelUnsupported, ArtifactCorrupt."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._predictor, stored)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predictor, stored)
 
     def _get_ready(self) -> None:
         """What the first prediction would otherwise do: import, and perhaps compile."""

@@ -10,6 +10,7 @@ from anyio import CapacityLimiter, to_thread
 from celery import Celery
 from fastapi import Path, Request
 
+from api.evaluating import Evaluating
 from api.holds import Holds
 from api.metrics import Metrics
 from api.predicting import Predicting
@@ -66,6 +67,7 @@ class State:
     doorbell: Doorbell
     holds: Holds
     predicting: Predicting
+    evaluating: Evaluating
     drawing: CapacityLimiter  # who prepares pictures and long lists
     exporting: CapacityLimiter  # of one: whoever makes a model file
     readiness: "Recent[Readiness]"

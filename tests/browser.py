@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ def install(*packages: str) -> None:
 @contextmanager
 def browsing() -> Iterator[Browser]:
     """A browser, closed afterwards. While it is open this thread has a running event loop: see `beside`."""
+    expect.set_options(timeout=15_000)  # as long as everything else is waited for (`visiting`)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(),

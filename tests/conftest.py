@@ -197,11 +197,11 @@ def serving(
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Api"]:
+def api(tmp_path_factory: pytest.TempPathFactory, cache: Path, mnist: datasets.Dataset) -> Iterator["Api"]:
     """An API of its own without a worker, and a job in every state."""
     from tests.staged import api_without_worker
 
-    with api_without_worker(tmp_path_factory.mktemp("api")) as api:
+    with api_without_worker(tmp_path_factory.mktemp("api"), cache) as api:
         yield api
 
 

@@ -74,14 +74,16 @@ class Api:
 
 
 @contextmanager
-def api_without_worker(home: Path) -> Iterator[Api]:
+def api_without_worker(home: Path, cache: Path | None = None) -> Iterator[Api]:
     """A database and an API process on `home`, with a job in every state; both are stopped afterwards."""
-    settings = Settings(home=home, port=free_port("127.0.0.1"), redis_url=None, durability="everysec")
+    cache = cache or home / "cache"
+    settings = Settings(home=home, cache=cache, port=free_port("127.0.0.1"), redis_url=None, durability="everysec")
     server = RedisServer(settings)
     redis = server.start()
     children = [redis]
     try:
-        env = {"DESCENT_HOME": str(home), "DESCENT_PORT": str(settings.port), "DESCENT_REDIS_URL": settings.store_url}
+        env = {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "DESCENT_PORT": str(settings.port)}
+        env |= {"DESCENT_REDIS_URL": settings.store_url}
         command = [sys.executable, "-P", "-m", "api.app"]
         children.insert(0, Child("api", command, log_file=settings.logs_dir / "api.log", env=env))
         url = f"http://127.0.0.1:{settings.port}"

@@ -59,3 +59,13 @@ export function fill(parent, ...children) {
   parent.replaceChildren();
   return add(parent, ...children);
 }
+
+const shown = new WeakMap();
+
+/** Fill an element with what `make` gives, but only when `key` is another than the last time: the rest keeps focus and place. */
+export function renew(element, key, make) {
+  const text = JSON.stringify(key);
+  if (shown.get(element) === text) return;
+  shown.set(element, text);
+  fill(element, make());
+}

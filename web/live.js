@@ -164,7 +164,7 @@ class Live extends EventTarget {
 
   async #overviewing() {
     const ended = this.ids.filter(
-      (id) => this.jobs.get(id).terminal && !this.jobs.get(id).spec.learning_rate.range_test,
+      (id) => this.jobs.get(id).terminal && this.jobs.get(id).spec.learning_rate.schedule !== "range_test",
     );
     const wanted = ended.filter((id) => this.#asked.get(id) !== this.jobs.get(id).updated_at);
     for (const id of wanted) this.#asked.set(id, this.jobs.get(id).updated_at);

@@ -46,6 +46,7 @@ class StoredModel:
     dataset: str
     files: dict[str, dict[str, Any]]  # format -> {"path", "sha256", "size_bytes"}
     test_accuracy: float | None
+    partial: bool = False  # of a job that was stopped on its way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,7 +401,8 @@ class JobStore(Owned):
         status, model, partial = record["status"], record.get("model"), record.get("partial")
         dataset = json.loads(record["spec"])["dataset"]
         if partial is not None and name == job_id:
-            return StoredModel(job_id=job_id, dataset=dataset, files=json.loads(partial), test_accuracy=None)
+            files = json.loads(partial)
+            return StoredModel(job_id=job_id, dataset=dataset, files=files, test_accuracy=None, partial=True)
         if model is None:
             if Status(status).terminal:
                 raise ModelNotReady(f"the job ended as {status} and left no model")

@@ -7,6 +7,7 @@ looked for in this order: a folder of the user's, the cache, a package, public m
 import gzip
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def load(
     """
     if name not in SOURCES:
         raise DatasetUnavailable(f"the data sets are: {', '.join(SOURCES)}")
-    arrays = _from_folder(folder, name) or _from_cache(cache / name, name)
+    arrays = _from_folder(folder, name, cache / name) or _from_cache(cache / name, name)
     if arrays is None:
         arrays = sources.fetch(name, origin or SOURCES[name], report)
         idx.keep(cache / name, name, arrays)
@@ -75,6 +76,18 @@ def load(
         valid=Split(images[50_000:], labels[50_000:]),
         test=Split(test_images, test_labels),
     )
+
+
+def load_test(name: str, *, cache: Path, folder: Path | None = None) -> Split:
+    """The test images alone, verified, from the first place that has their files; never fetched.
+
+    The lesson's own file is not read for this: parsing it takes gigabytes; `load`, which does, keeps IDX files in the cache.
+    Raises DatasetUnavailable when they are nowhere, or damaged.
+    """
+    for place in [*_places(folder, name), cache / name, *sources.installed_in(SOURCES[name])]:
+        if (arrays := idx.read(place, name, idx.TEST)) is not None:
+            return Split(*arrays)
+    raise DatasetUnavailable(f"the files of {name} are not here")
 
 
 def is_here(name: str, *, cache: Path, folder: Path | None = None) -> bool:
@@ -96,19 +109,30 @@ def _lesson_file(place: Path, name: str) -> Path | None:
     return path if name == "mnist" and path.is_file() else None
 
 
-def _from_folder(folder: Path | None, name: str) -> list[Bytes] | None:
-    """What the user's folder holds. A damaged file there is an error, not a reason to look elsewhere."""
+def _from_folder(folder: Path | None, name: str, cache: Path) -> list[Bytes] | None:
+    """What the user's folder holds. A damaged file there is an error, not a reason to look elsewhere.
+
+    The lesson's file is kept in the cache as IDX files, too, for those who want a part of it (`load_test`).
+    """
     for place in _places(folder, name):
         arrays = idx.read(place, name)
         if arrays is None and (path := _lesson_file(place, name)):
-            try:
-                with gzip.open(path) as file:
-                    arrays = sources.from_splits(name, json.load(file))
-            except (*idx.DAMAGED, ValueError, TypeError) as error:
-                raise DatasetUnavailable(f"{path} cannot be read: {error}") from error
+            arrays = _parsed(path, name)
+            if not idx.is_in(cache, name):
+                with suppress(OSError):  # it is good as it is
+                    idx.keep(cache, name, arrays)
         if arrays is not None:
             return arrays
     return None
+
+
+def _parsed(path: Path, name: str) -> list[Bytes]:
+    """The arrays of the lesson's file."""
+    try:
+        with gzip.open(path) as file:
+            return sources.from_splits(name, json.load(file))
+    except (*idx.DAMAGED, ValueError, TypeError) as error:
+        raise DatasetUnavailable(f"{path} cannot be read: {error}") from error
 
 
 def _from_cache(folder: Path, name: str) -> list[Bytes] | None:

@@ -24,6 +24,7 @@ DAMAGED = (OSError, EOFError, zlib.error, http.client.HTTPException)  # what a c
 _NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SHAPES = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
 _SMALLEST = 3  # the labels of the test images, 10 KB
+ALL, TEST = slice(0, 4), slice(2, 4)  # which of the files: all, or the test images and their labels
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def verified_arrays(name: str, arrays: Sequence[Bytes]) -> list[Bytes]:
     return [verified(file, _header(file.shape) + np.ascontiguousarray(array).tobytes()) for file, array in pairs]
 
 
-def read(folder: Path, name: str) -> list[Bytes] | None:
-    """The four arrays of a data set, uint8, from a folder with its files, plain or .gz.
+def read(folder: Path, name: str, wanted: slice = ALL) -> list[Bytes] | None:
+    """The four arrays of a data set, or those wanted, uint8, from a folder with its files, plain or .gz.
 
     None when they are not all there, or are another data set's. Raises DatasetUnavailable when they are damaged.
     """
@@ -77,10 +78,9 @@ def read(folder: Path, name: str) -> list[Bytes] | None:
     if paths is None:
         return None
     try:
-        contents = [_content(path) for path in paths]
-        if _is_another(name, contents[_SMALLEST]):
+        if _is_another(name, _content(paths[_SMALLEST])):
             return None
-        return [verified(file, content) for file, content in zip(FILES[name], contents, strict=True)]
+        return [verified(file, _content(path)) for file, path in zip(FILES[name][wanted], paths[wanted], strict=True)]
     except (DatasetUnavailable, *DAMAGED) as error:
         raise DatasetUnavailable(f"{folder}: {error}") from error
 

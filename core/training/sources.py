@@ -111,9 +111,14 @@ def fetch(name: str, sources: Sources, report: Report) -> list[Bytes]:
     )
 
 
+def installed_in(sources: Sources) -> list[Path]:
+    """The folder that the data set's package would have been installed into."""
+    return [sources.package.folder] if isinstance(sources.package, DebianPackage) else []
+
+
 def is_installed(sources: Sources, name: str) -> bool:
     """Whether the system has the data set's package installed."""
-    return isinstance(sources.package, DebianPackage) and idx.is_in(sources.package.folder, name)
+    return any(idx.is_in(folder, name) for folder in installed_in(sources))
 
 
 # --- packages ----------------------------------------------------------------------------------------------------------
