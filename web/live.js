@@ -31,6 +31,7 @@ class Live extends EventTarget {
   hasMore = false;
 
   #histories = new Map();
+  #loading = new Map(); // id -> the promise of its history
   #overviews = new Map();
   #asked = new Map(); // id -> what its overview is of
   #cursors = new Map(); // id -> its part of the stream's ids
@@ -87,6 +88,16 @@ class Live extends EventTarget {
     this.#overviewing();
   }
 
+  /** Read the runs of a sweep, however old they are. Raises as `send` does. */
+  async loadSweep(sweep) {
+    for (let after = ""; after !== null; ) {
+      const page = await get(`/jobs?limit=${PAGE}&sweep=${encodeURIComponent(sweep)}${after && `&after=${after}`}`);
+      for (const job of page.jobs) this.#put(job);
+      after = page.next;
+    }
+    this.#overviewing();
+  }
+
   /** Read one run anew, after something was asked of it or where the list does not reach. Raises as `send` does. */
   async look(id) {
     const job = await get(`/jobs/${id}`);
@@ -101,10 +112,19 @@ class Live extends EventTarget {
   }
 
   /** The losses of a run; they grow by themselves while it goes on. Raises as `send` does. */
-  async load(id) {
-    const job = this.jobs.get(id) ?? (await this.look(id));
+  load(id) {
     const known = this.#histories.get(id);
-    if (known && (known.isWhole || this.#streamed.includes(id))) return known;
+    if (known && (known.isWhole || this.#streamed.includes(id))) return Promise.resolve(known);
+    if (!this.#loading.has(id))
+      this.#loading.set(
+        id,
+        this.#read(id).finally(() => this.#loading.delete(id)),
+      );
+    return this.#loading.get(id); // two readings of a run that goes on would take each other's points away
+  }
+
+  async #read(id) {
+    const job = this.jobs.get(id) ?? (await this.look(id));
     const [page, metrics] = await Promise.all([
       get(`/jobs/${id}/loss?shape=columns&max_points=${MOST_SHOWN}`),
       get(`/jobs/${id}/metrics`),
@@ -164,7 +184,7 @@ class Live extends EventTarget {
 
   async #overviewing() {
     const ended = this.ids.filter(
-      (id) => this.jobs.get(id).terminal && !this.jobs.get(id).spec.learning_rate.range_test,
+      (id) => this.jobs.get(id).terminal && this.jobs.get(id).spec.learning_rate.schedule !== "range_test",
     );
     const wanted = ended.filter((id) => this.#asked.get(id) !== this.jobs.get(id).updated_at);
     for (const id of wanted) this.#asked.set(id, this.jobs.get(id).updated_at);

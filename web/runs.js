@@ -1,7 +1,271 @@
-// (stub)
-import { fill, h } from "./dom.js";
-import { t } from "./text.js";
+// All runs on one page: a table of them, and the curves of those that are ticked.
 
-export function mount(root) {
-  fill(root, h("h1", {}, t("title.runs")));
+import { connection, save } from "./api.js";
+import { runOf } from "./columns.js";
+import { Comparison } from "./comparison.js";
+import { Controls } from "./controls.js";
+import { csvOf } from "./csv.js";
+import { Curves } from "./curves.js";
+import { add, fill, h } from "./dom.js";
+import { colouring, dashOf } from "./encoding.js";
+import { Filter } from "./filter.js";
+import { grid } from "./grid.js";
+import { live } from "./live.js";
+import { parallel } from "./parallel.js";
+import { Showing } from "./showing.js";
+import { sweepCard } from "./sweep.js";
+import { RunTable } from "./table.js";
+import { t } from "./text.js";
+import { hide } from "./tip.js";
+import { welcome } from "./welcome.js";
+
+const AGO_MS = 10_000;
+const PICTURE_MS = 500; // those that are built anew when something changed
+const PICTURES = { grid, parallel };
+
+export function mount(root, route) {
+  const page = new Page(root, new Showing(route));
+  return () => page.gone();
+}
+
+class Page {
+  #stop = new AbortController();
+  #root;
+  #showing;
+  #sweep = null;
+  #parts = null; // once there are runs
+  #tickedKey = "";
+  #timer;
+  #soon = null; // the timer of another picture
+
+  constructor(root, showing) {
+    this.#root = root;
+    this.#showing = showing;
+    const { signal } = this.#stop;
+    live.addEventListener("change", ({ detail }) => this.#changed(detail), { signal });
+    connection.addEventListener("change", () => this.#parts || this.#begin(), { signal });
+    this.#timer = setInterval(() => this.#parts && this.#rows(), AGO_MS); // "5 min ago"
+    if (showing.sweep) live.loadSweep(showing.sweep).catch(() => {}); // its card says what is wrong
+    this.#begin();
+  }
+
+  gone() {
+    this.#stop.abort();
+    clearInterval(this.#timer);
+    clearTimeout(this.#soon);
+    hide();
+    this.#sweep?.gone();
+    this.#parts?.curves.gone();
+    this.#parts?.comparison.gone();
+  }
+
+  /** What there is before the runs are. */
+  #begin() {
+    if (live.isRead && (live.jobs.size || this.#showing.sweep)) return this.#lay();
+    if (live.isRead) return fill(this.#root, welcome());
+    const words = connection.isUp ? h("p.muted", {}, t("runs.loading")) : h("p.error", {}, t("runs.away"));
+    fill(this.#root, h("h1.hidden-text", {}, t("title.runs")), h("div.before", { role: "status" }, words));
+  }
+
+  #lay() {
+    const showing = this.#showing;
+    const point = (id) => this.#emphasise(id);
+    const curves = new Curves(showing, (id) => this.#parts.table.emphasise(id));
+    this.#parts = {
+      curves,
+      controls: new Controls(showing, () => curves.refresh()),
+      comparison: new Comparison(),
+      filter: new Filter(showing, { onChange: () => this.#rows(), onTick: (isOn) => this.#tickShown(isOn) }),
+      table: new RunTable({
+        tick: (id, isOn) => this.#tick(id, isOn),
+        point,
+        sort: (sort) => {
+          showing.set({ sort });
+          this.#rows();
+        },
+      }),
+      picture: h("div.picture"),
+      tabs: h("div.tabs", { role: "tablist", "aria-label": t("runs.tabs"), onkeydown: (event) => this.#turn(event) }),
+      told: h("span.small.muted", { role: "status" }),
+      older: h("button", { type: "button", onclick: () => this.#more() }, t("runs.older")),
+    };
+    if (showing.sweep) this.#sweep = sweepCard(showing.sweep);
+    const { table, older } = this.#parts;
+    const list = h("section.runs-list", {}, this.#parts.filter.element, table.element, older);
+    fill(
+      this.#root,
+      h("h1.hidden-text", {}, t("title.runs")),
+      this.#sweep?.element,
+      h("div.runs-page", {}, this.#picture(), list),
+    );
+    this.#showTab();
+    this.#rows();
+    this.#ticked();
+  }
+
+  #picture() {
+    const { tabs, told, comparison, picture } = this.#parts;
+    const button = (name, onclick) => h("button.quiet", { type: "button", onclick }, t(`runs.${name}`));
+    this.#parts.exports = [button("csv", () => this.#csv()), button("png", () => this.#png())];
+    const bar = h(
+      "div.row",
+      {},
+      tabs,
+      h("span.space"),
+      told,
+      this.#parts.exports,
+      button("link", () => this.#link()),
+    );
+    return h("section.runs-chart.card", { "aria-label": t("runs.chart") }, bar, picture, comparison.element);
+  }
+
+  // --- what changes ------------------------------------------------------------------------------------------------------
+
+  #changed({ ids, isList }) {
+    if (!this.#parts || !live.jobs.size) {
+      if (this.#parts && this.#showing.sweep) return;
+      if (this.#parts) this.#parts.curves.gone();
+      this.#parts = null;
+      return this.#begin();
+    }
+    if (isList || this.#key() !== this.#tickedKey) return this.#ticked();
+    this.#rows();
+    if (this.#parts.curves.drawn.some((id) => ids.has(id))) this.#redraw();
+  }
+
+  #key() {
+    return this.#showing.ticked.join();
+  }
+
+  #rows() {
+    const { table, filter, older } = this.#parts;
+    const runs = live.ids.filter((id) => this.#showing.admits(live.jobs.get(id))).map(runOf);
+    const ticked = new Set(this.#showing.ticked);
+    const drawn = this.#parts.curves.drawn.map((id) => live.jobs.get(id)?.spec).filter(Boolean);
+    const colourOf = colouring(drawn);
+    table.show(runs, this.#showing.sort, (id) => {
+      const { spec } = live.jobs.get(id);
+      const isTicked = ticked.has(id);
+      return { isTicked, colour: isTicked ? colourOf(spec) : "var(--line)", dash: dashOf(spec) };
+    });
+    filter.show({ runs, ticked: ticked.size });
+    older.hidden = !live.hasMore || Boolean(this.#showing.sweep);
+  }
+
+  /** Other runs are ticked than before. */
+  #ticked() {
+    this.#tickedKey = this.#key();
+    this.#parts.curves.show(this.#showing.ticked);
+    this.#rows(); // in the colours that they have now
+    this.#redraw();
+  }
+
+  #redraw() {
+    const { curves, comparison } = this.#parts;
+    curves.show(this.#showing.ticked);
+    comparison.show(this.#showing.ticked);
+    if (this.#showing.chart !== "curves") this.#soon ??= setTimeout(() => this.#redrawPicture(), PICTURE_MS);
+  }
+
+  #redrawPicture() {
+    this.#soon = null;
+    const draw = PICTURES[this.#showing.chart];
+    const { picture, curves } = this.#parts;
+    if (draw) fill(picture, draw(curves.drawn, { onPick: (id) => this.#pick(id) }));
+  }
+
+  #tick(id, isOn) {
+    const others = this.#showing.ticked.filter((each) => each !== id);
+    this.#showing.tick(isOn ? [...others, id] : others);
+    this.#ticked();
+  }
+
+  /** Tick the rows that are shown, or take their ticks away; others stay as they are. */
+  #tickShown(isOn) {
+    const shown = live.ids.filter((id) => this.#showing.admits(live.jobs.get(id)));
+    const others = this.#showing.ticked.filter((id) => !shown.includes(id));
+    this.#showing.tick(isOn ? [...others, ...shown] : others);
+    this.#ticked();
+  }
+
+  #emphasise(id) {
+    this.#parts.curves.emphasise(id);
+    this.#parts.table.emphasise(id);
+  }
+
+  #pick(id) {
+    this.#emphasise(id);
+    this.#parts.table.reveal(id);
+  }
+
+  // --- the tabs ----------------------------------------------------------------------------------------------------------
+
+  #showTab() {
+    const { tabs, picture, curves, controls, exports } = this.#parts;
+    const isCurves = this.#showing.chart === "curves";
+    const tab = (name) => {
+      const isOn = this.#showing.chart === name;
+      const chosen = { role: "tab", "aria-selected": String(isOn), tabIndex: isOn ? 0 : -1 };
+      return h(
+        "button",
+        { type: "button", value: name, ...chosen, onclick: () => this.#open(name) },
+        t(`runs.tab.${name}`),
+      );
+    };
+    fill(tabs, ["curves", ...Object.keys(PICTURES)].map(tab));
+    for (const button of exports) button.hidden = !isCurves;
+    fill(picture);
+    if (isCurves) add(picture, controls.element, curves.element);
+    else this.#redrawPicture();
+  }
+
+  #open(name) {
+    this.#showing.set({ chart: name });
+    this.#showTab();
+    this.#redraw();
+    this.#parts.tabs.querySelector(`[value=${name}]`).focus();
+  }
+
+  /** The arrow keys go from tab to tab. */
+  #turn({ key }) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+    if (!step) return;
+    const names = ["curves", ...Object.keys(PICTURES)];
+    const place = names.indexOf(this.#showing.chart) + step;
+    this.#open(names[(place + names.length) % names.length]);
+  }
+
+  // --- what can be taken along ---------------------------------------------------------------------------------------------
+
+  async #csv() {
+    await this.#say(async () => save(await csvOf(this.#parts.curves.drawn), "descent-curves.csv"));
+  }
+
+  async #png() {
+    await this.#say(async () => save(await this.#parts.curves.png(), "descent-curves.png"));
+  }
+
+  async #link() {
+    this.#showing.pin();
+    await this.#say(async () => {
+      await navigator.clipboard.writeText(location.href);
+      return t("runs.copied");
+    }, t("runs.not_copied"));
+  }
+
+  async #more() {
+    await this.#say(() => live.more());
+  }
+
+  /** Do something, and say beside the buttons what came of it. */
+  async #say(action, otherwise = null) {
+    const { told } = this.#parts;
+    told.classList.remove("failed");
+    try {
+      fill(told, (await action()) ?? "");
+    } catch (error) {
+      told.classList.add("failed");
+      fill(told, otherwise ?? error.message);
+    }
+  }
 }
