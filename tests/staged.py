@@ -76,8 +76,8 @@ class Api:
 
 
 @contextmanager
-def api_without_worker(home: Path) -> Iterator[Api]:
-    """A database and an API process on `home`, with a job in every state; both are stopped afterwards."""
+def api_without_worker(home: Path, *, is_empty: bool = False) -> Iterator[Api]:
+    """A database and an API process on `home`, with a job in every state or none; both are stopped afterwards."""
     settings = Settings(home=home, port=free_port("127.0.0.1"), redis_url=None, durability="everysec")
     server = RedisServer(settings)
     redis = server.start()
@@ -88,7 +88,7 @@ def api_without_worker(home: Path) -> Iterator[Api]:
         children.insert(0, Child("api", command, log_file=settings.logs_dir / "api.log", env=env))
         url = f"http://127.0.0.1:{settings.port}"
         eventually(lambda: _answers(url), within_s=60, what="the API")
-        yield Api(url, settings, asyncio.run(_stage(settings)))
+        yield Api(url, settings, {} if is_empty else asyncio.run(_stage(settings)))
     finally:
         for child in children:
             child.stop(20)

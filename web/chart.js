@@ -23,6 +23,13 @@ export function plotly() {
   return loading;
 }
 
+/** Fetch plotly, and nothing more: where charts will be, but something else is to be seen first. */
+export function prepare() {
+  const href = document.querySelector('meta[name="plotly"]').content;
+  if (!href || loading || document.querySelector("link[rel=preload]")) return;
+  document.head.append(Object.assign(document.createElement("link"), { rel: "preload", as: "script", href }));
+}
+
 const CONFIG = {
   displaylogo: false,
   showSendToCloud: false,

@@ -1,7 +1,7 @@
 // The curves of the ticked runs over each other, what they mean, and their numbers as a table.
 
 import { Problem } from "./api.js";
-import { Chart, palette } from "./chart.js";
+import { Chart, palette, plotly } from "./chart.js";
 import { runOf } from "./columns.js";
 import { fill, h } from "./dom.js";
 import { colouring, dashOf, labelOf, rateOf } from "./encoding.js";
@@ -56,7 +56,7 @@ export class Curves {
     if (!this.element.isConnected) return; // another tab is open
     const runs = this.drawn.map(runOf).filter(({ job, history }) => job && history);
     const colourOf = colouring(runs.map(({ job }) => job.spec));
-    this.#draw(tracesOf(runs, this.#showing, colourOf), layoutOf(this.#showing, palette()));
+    this.#draw(runs, colourOf);
     this.#explain(runs, colourOf);
     this.#note(runs);
     if (this.#disclosure.open) this.#count(runs);
@@ -93,9 +93,12 @@ export class Curves {
     this.refresh();
   }
 
-  async #draw(traces, layout) {
+  /** The first time with all curves that are on their way: drawing is what takes the longest. */
+  async #draw(runs, colourOf) {
+    const isFirst = !this.#readout;
     try {
-      await this.#chart.draw(traces, layout);
+      if (isFirst && this.drawn.some((id) => this.#asked.has(id))) await plotly();
+      else await this.#chart.draw(tracesOf(runs, this.#showing, colourOf), layoutOf(this.#showing, palette()));
     } catch (error) {
       fill(this.#frame, h("p.error", {}, error.message));
     }

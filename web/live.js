@@ -29,6 +29,8 @@ class Live extends EventTarget {
   isRead = false;
   /** Whether there are older runs than those in `jobs`. */
   hasMore = false;
+  /** Why the list could not be read the last time, or null. */
+  failure = null;
 
   #histories = new Map();
   #loading = new Map(); // id -> the promise of its history
@@ -151,8 +153,10 @@ class Live extends EventTarget {
       await whileLookedAt();
       try {
         await this.refresh();
-      } catch {
-        // the connection's banner says it; a refusal is tried again like an outage
+        this.failure = null;
+      } catch (error) {
+        this.failure = error; // a refusal is tried again like an outage
+        this.#tell();
       }
       await Promise.race([pause(POLL_MS), isShownAgain()]);
     }
@@ -295,11 +299,12 @@ class Live extends EventTarget {
 
   #tell(id) {
     if (id) this.#changed.add(id);
+    const wait = this.isRead ? TELL_MS : 0; // the first list is waited for
     this.#timer ??= setTimeout(() => {
       const detail = { ids: this.#changed, isList: this.#isListChanged };
       [this.#changed, this.#isListChanged, this.#timer] = [new Set(), false, null];
       this.dispatchEvent(new CustomEvent("change", { detail }));
-    }, TELL_MS);
+    }, wait);
   }
 }
 

@@ -1,6 +1,7 @@
 // All runs on one page: a table of them, and the curves of those that are ticked.
 
-import { connection, save } from "./api.js";
+import { Problem, save } from "./api.js";
+import { prepare } from "./chart.js";
 import { runOf } from "./columns.js";
 import { Comparison } from "./comparison.js";
 import { Controls } from "./controls.js";
@@ -24,6 +25,7 @@ const PICTURE_MS = 500; // those that are built anew when something changed
 const PICTURES = { grid, parallel };
 
 export function mount(root, route) {
+  if (!live.isRead || live.jobs.size) prepare();
   const page = new Page(root, new Showing(route));
   return () => page.gone();
 }
@@ -43,7 +45,6 @@ class Page {
     this.#showing = showing;
     const { signal } = this.#stop;
     live.addEventListener("change", ({ detail }) => this.#changed(detail), { signal });
-    connection.addEventListener("change", () => this.#parts || this.#begin(), { signal });
     this.#timer = setInterval(() => this.#parts && this.#rows(), AGO_MS); // "5 min ago"
     if (showing.sweep) live.loadSweep(showing.sweep).catch(() => {}); // its card says what is wrong
     this.#begin();
@@ -63,8 +64,13 @@ class Page {
   #begin() {
     if (live.isRead && (live.jobs.size || this.#showing.sweep)) return this.#lay();
     if (live.isRead) return fill(this.#root, welcome());
-    const words = connection.isUp ? h("p.muted", {}, t("runs.loading")) : h("p.error", {}, t("runs.away"));
-    fill(this.#root, h("h1.hidden-text", {}, t("title.runs")), h("div.before", { role: "status" }, words));
+    fill(this.#root, h("h1.hidden-text", {}, t("title.runs")), h("div.before", { role: "status" }, this.#noList()));
+  }
+
+  #noList() {
+    const { failure } = live;
+    if (!failure) return h("p.muted", {}, t("runs.loading"));
+    return h("p.error", {}, failure instanceof Problem ? failure.message : t("runs.away"));
   }
 
   #lay() {
@@ -99,7 +105,6 @@ class Page {
       h("div.runs-page", {}, this.#picture(), list),
     );
     this.#showTab();
-    this.#rows();
     this.#ticked();
   }
 
@@ -128,8 +133,8 @@ class Page {
       this.#parts = null;
       return this.#begin();
     }
-    if (isList || this.#key() !== this.#tickedKey) return this.#ticked();
-    this.#rows();
+    if (isList || this.#key() !== this.#tickedKey) return this.#ticked(ids);
+    this.#rows(ids);
     if (this.#parts.curves.drawn.some((id) => ids.has(id))) this.#redraw();
   }
 
@@ -137,26 +142,28 @@ class Page {
     return this.#showing.ticked.join();
   }
 
-  #rows() {
+  /** Show the rows; of all, or of these ids, anything may have changed. */
+  #rows(changed = null) {
     const { table, filter, older } = this.#parts;
     const runs = live.ids.filter((id) => this.#showing.admits(live.jobs.get(id))).map(runOf);
     const ticked = new Set(this.#showing.ticked);
     const drawn = this.#parts.curves.drawn.map((id) => live.jobs.get(id)?.spec).filter(Boolean);
     const colourOf = colouring(drawn);
-    table.show(runs, this.#showing.sort, (id) => {
+    const lookOf = (id) => {
       const { spec } = live.jobs.get(id);
       const isTicked = ticked.has(id);
       return { isTicked, colour: isTicked ? colourOf(spec) : "var(--line)", dash: dashOf(spec) };
-    });
+    };
+    table.show(runs, { sort: this.#showing.sort, lookOf, changed });
     filter.show({ runs, ticked: ticked.size });
     older.hidden = !live.hasMore || Boolean(this.#showing.sweep);
   }
 
   /** Other runs are ticked than before. */
-  #ticked() {
+  #ticked(changed = new Set()) {
     this.#tickedKey = this.#key();
     this.#parts.curves.show(this.#showing.ticked);
-    this.#rows(); // in the colours that they have now
+    this.#rows(changed); // in the colours that they have now
     this.#redraw();
   }
 

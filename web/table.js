@@ -30,8 +30,11 @@ export class RunTable {
     );
   }
 
-  /** Show these runs in this order (see `sorted`); `lookOf(id)` is `{isTicked, colour, dash}`. */
-  show(runs, sort, lookOf) {
+  /**
+   * Show these runs in the order of `sort` (see `sorted`). `lookOf(id)` is `{isTicked, colour, dash}`; `changed` the ids of those
+   * of which anything else can be another than before, null for all.
+   */
+  show(runs, { sort, lookOf, changed }) {
     for (const [name, head] of this.#heads) {
       const isBy = sort.replace("-", "") === name;
       head.setAttribute("aria-sort", isBy ? (sort.startsWith("-") ? "descending" : "ascending") : "none");
@@ -44,7 +47,12 @@ export class RunTable {
       }
     }
     const ordered = sorted(runs, sort);
-    for (const run of ordered) this.#row(run).show(run, lookOf(run.id));
+    for (const run of ordered) {
+      const isNew = !this.#rows.has(run.id);
+      const row = this.#row(run);
+      row.look(lookOf(run.id));
+      if (isNew || !changed || changed.has(run.id)) row.show(run);
+    }
     this.#arrange(ordered.map((run) => this.#row(run)));
   }
 
@@ -124,10 +132,13 @@ class Row {
     return cell;
   }
 
-  show(run, { isTicked, colour, dash }) {
+  look({ isTicked, colour, dash }) {
     if (this.tick.checked !== isTicked) this.tick.checked = isTicked;
     if (this.#look !== `${colour} ${dash}`) fill(this.sample, swatch(colour, dash));
     this.#look = `${colour} ${dash}`;
+  }
+
+  show(run) {
     for (const column of COLUMNS) {
       const [cell, before] = this.#cells.get(column.name);
       const now = column.said(run);
