@@ -23,11 +23,14 @@ export function plotly() {
   return loading;
 }
 
-/** Fetch plotly, and nothing more: where charts will be, but something else is to be seen first. */
+/** Fetch plotly into the browser's cache, and nothing more: where charts will be, but something else is to be seen first. */
 export function prepare() {
-  const href = document.querySelector('meta[name="plotly"]').content;
-  if (!href || loading || document.querySelector("link[rel=preload]")) return;
-  document.head.append(Object.assign(document.createElement("link"), { rel: "preload", as: "script", href }));
+  const { content } = document.querySelector('meta[name="plotly"]');
+  if (!content || loading) return;
+  fetch(content).then(
+    (answer) => answer.blob(),
+    () => {}, // whoever draws is told
+  );
 }
 
 const CONFIG = {

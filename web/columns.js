@@ -38,7 +38,10 @@ export const COLUMNS = [
     name: "name",
     value: ({ job }) => job.spec.name?.toLowerCase() ?? null,
     said: ({ job }) => [job.spec.name, ...tagsOf(job)].join("\n"),
-    cell: ({ job }) => [job.spec.name, tagsOf(job).map((tag) => h("span.chip.tag", { title: tag }, tag))],
+    cell: ({ job }) => [
+      job.spec.name && `${job.spec.name} `,
+      tagsOf(job).map((tag) => h("span.chip.tag", { title: tag }, tag)),
+    ],
   },
   { name: "status", value: ({ job }) => job.status, said: statusText, cell: statusCell },
   {
@@ -123,7 +126,8 @@ function verdictCell({ overview }) {
   const verdict = overview?.verdict;
   if (!verdict) return "–";
   const words = t(`verdict.${verdict.outcome}`);
-  return tipped(h(`span.chip.${VERDICTS[verdict.outcome]}`, {}, words), words, said(verdict), verdict.rule);
+  const rule = verdict.rule.replaceAll("_", " ");
+  return tipped(h(`span.chip.${VERDICTS[verdict.outcome]}`, {}, words), words, said(verdict), t("runs.rule", { rule }));
 }
 
 /** A sparkline is drawn anew only when a point of it would be another. */

@@ -121,7 +121,8 @@ export class Curves {
   /** By class and not by plotly, which would draw all curves anew. */
   #mark() {
     const lines = [...this.#plot.querySelectorAll(".scatterlayer .trace")];
-    const isOn = (line) => line.classList.contains(`trace${this.#emphasised}`);
+    const own = [`trace${this.#emphasised}`, `traceraw-${this.#emphasised}`];
+    const isOn = (line) => own.some((name) => line.classList.contains(name));
     const isAny = this.#emphasised && lines.some(isOn);
     for (const line of lines) {
       line.classList.toggle("is-on", Boolean(isAny && isOn(line)));

@@ -62,6 +62,7 @@ export default {
   "runs.tick": "Curve",
   "runs.tick_one": "Show the curve of {label}",
   "runs.not_finite": "not finite",
+  "runs.rule": "Rule: {rule}",
   "runs.column.optimizer": "optimizer",
   "runs.column.rate": "rate",
   "runs.column.name": "name, tags",

@@ -59,6 +59,7 @@ export default {
   "runs.tick": "曲线",
   "runs.tick_one": "显示 {label} 的曲线",
   "runs.not_finite": "非有限值",
+  "runs.rule": "规则：{rule}",
   "runs.column.optimizer": "优化器",
   "runs.column.rate": "学习率",
   "runs.column.name": "名称、标签",
