@@ -456,6 +456,19 @@ def test_the_keyboard_alone_is_enough(visit: Visit, staged: Staged) -> None:
     expect(page).to_have_url(re.compile(f"#/run/{staged.runs['rmsprop', 0.001]}$"))
 
 
+def test_the_other_tabs_draw_the_rows_and_tick_what_is_chosen(visit: Visit, staged: Staged) -> None:
+    page = visit.open("?on=none&q=momentum&chart=parallel")
+    expect(page.locator(".picture path.run")).to_have_count(3)
+    page.get_by_role("tab", name="Grid").click()
+    cells = page.locator(".picture button.cell")
+    expect(cells).to_have_count(3)
+    cells.last.click()
+    expect(row(page, staged.runs["momentum", 0.001]).get_by_role("checkbox")).to_be_checked()
+    expect(page.locator("tbody input:checked")).to_have_count(1)
+    page.get_by_role("tab", name="Curves").click()
+    assert [line["run"] for line in drawn(page, 1)] == [staged.runs["momentum", 0.001]]
+
+
 def test_a_sweeps_runs_are_shown_alone_and_ticked(visit: Visit, staged: Staged) -> None:
     body = {"optimizers": ["sgd", "adam"], "learning_rates": [0.1, 0.01], "epochs": 1}
     sweep = httpx2.post(f"{staged.api.url}/sweeps", json=body, trust_env=False).json()["id"]

@@ -4,7 +4,7 @@ import { Problem } from "./api.js";
 import { Chart, palette, plotly } from "./chart.js";
 import { runOf } from "./columns.js";
 import { fill, h } from "./dom.js";
-import { colouring, dashOf, labelOf, rateOf } from "./encoding.js";
+import { byOptimizer, colouring, dashOf, labelOf, rateOf } from "./encoding.js";
 import { live } from "./live.js";
 import { Readout } from "./readout.js";
 import { swatch } from "./sparkline.js";
@@ -45,6 +45,11 @@ export class Curves {
     return this.#ticked.filter((id) => !this.#missing.has(id)).slice(0, MOST_DRAWN);
   }
 
+  /** A function from the spec of one of them to its colour. */
+  get colourOf() {
+    return colouring(this.drawn.flatMap((id) => live.jobs.get(id)?.spec ?? []));
+  }
+
   show(ticked) {
     this.#ticked = ticked;
     for (const id of this.drawn) this.#need(id);
@@ -55,7 +60,7 @@ export class Curves {
   refresh() {
     if (!this.element.isConnected) return; // another tab is open
     const runs = this.drawn.map(runOf).filter(({ job, history }) => job && history);
-    const colourOf = colouring(runs.map(({ job }) => job.spec));
+    const { colourOf } = this;
     this.#draw(runs, colourOf);
     this.#explain(runs, colourOf);
     this.#note(runs);
@@ -133,11 +138,12 @@ export class Curves {
   #explain(runs, colourOf) {
     const { muted } = palette();
     const byRate = new Map(runs.map(({ job }) => [rateOf(job.spec), job.spec]));
-    const byOptimizer = new Map(runs.map(({ job }) => [job.spec.optimizer.name, job.spec]));
+    const byName = new Map(runs.map(({ job }) => [job.spec.optimizer.name, job.spec]));
+    const optimizers = [...byName].sort(([a], [b]) => byOptimizer(a, b));
     const rates = [...byRate].sort(([a], [b]) => b - a);
     const samples = [
       ["colour", rates.map(([rate, spec]) => [Number.isNaN(rate) ? "–" : String(rate), colourOf(spec), "solid"])],
-      ["dash", [...byOptimizer].map(([name, spec]) => [name, muted, dashOf(spec)])],
+      ["dash", optimizers.map(([name, spec]) => [name, muted, dashOf(spec)])],
     ];
     const key = JSON.stringify(samples);
     if (this.#legend.dataset.key === key) return;

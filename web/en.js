@@ -96,7 +96,7 @@ export default {
   "runs.shown.other": "{n} runs",
   "runs.ticked": "{n} ticked",
   "runs.older": "Older runs",
-  "runs.tabs": "What is drawn of the ticked runs",
+  "runs.tabs": "What is drawn",
   "runs.tab.curves": "Curves",
   "runs.tab.grid": "Grid",
   "runs.tab.parallel": "Parallel",

@@ -8,7 +8,7 @@ import { Controls } from "./controls.js";
 import { csvOf } from "./csv.js";
 import { Curves } from "./curves.js";
 import { add, fill, h } from "./dom.js";
-import { colouring, dashOf } from "./encoding.js";
+import { dashOf } from "./encoding.js";
 import { Filter } from "./filter.js";
 import { grid } from "./grid.js";
 import { live } from "./live.js";
@@ -23,6 +23,7 @@ import { welcome } from "./welcome.js";
 const AGO_MS = 10_000;
 const PICTURE_MS = 500; // those that are built anew when something changed
 const PICTURES = { grid, parallel };
+const FOCUSABLE = "button, select, [tabindex]";
 
 export function mount(root, route) {
   if (!live.isRead || live.jobs.size) prepare();
@@ -145,10 +146,9 @@ class Page {
   /** Show the rows; of all, or of these ids, anything may have changed. */
   #rows(changed = null) {
     const { table, filter, older } = this.#parts;
-    const runs = live.ids.filter((id) => this.#showing.admits(live.jobs.get(id))).map(runOf);
+    const runs = this.#shown().map(runOf);
     const ticked = new Set(this.#showing.ticked);
-    const drawn = this.#parts.curves.drawn.map((id) => live.jobs.get(id)?.spec).filter(Boolean);
-    const colourOf = colouring(drawn);
+    const { colourOf } = this.#parts.curves;
     const lookOf = (id) => {
       const { spec } = live.jobs.get(id);
       const isTicked = ticked.has(id);
@@ -157,6 +157,12 @@ class Page {
     table.show(runs, { sort: this.#showing.sort, lookOf, changed });
     filter.show({ runs, ticked: ticked.size });
     older.hidden = !live.hasMore || Boolean(this.#showing.sweep);
+    if (this.#showing.chart !== "curves") this.#soon ??= setTimeout(() => this.#redrawPicture(), PICTURE_MS);
+  }
+
+  /** The runs that have a row. */
+  #shown() {
+    return live.ids.filter((id) => this.#showing.admits(live.jobs.get(id)));
   }
 
   /** Other runs are ticked than before. */
@@ -170,15 +176,29 @@ class Page {
   #redraw() {
     const { curves, comparison } = this.#parts;
     curves.show(this.#showing.ticked);
-    comparison.show(this.#showing.ticked);
-    if (this.#showing.chart !== "curves") this.#soon ??= setTimeout(() => this.#redrawPicture(), PICTURE_MS);
+    comparison.show(this.#isWholeSweep() ? [] : this.#showing.ticked);
   }
 
+  /** Then the sweep's card says what a comparison would. */
+  #isWholeSweep() {
+    const { sweep, ticked } = this.#showing;
+    return sweep && [...live.jobs.values()].every((job) => job.sweep !== sweep || ticked.includes(job.id));
+  }
+
+  /** Build the picture of the shown runs anew when it would be another; what has the focus in it keeps it. */
   #redrawPicture() {
     this.#soon = null;
+    const { picture } = this.#parts;
     const draw = PICTURES[this.#showing.chart];
-    const { picture, curves } = this.#parts;
-    if (draw) fill(picture, draw(curves.drawn, { onPick: (id) => this.#pick(id) }));
+    if (!draw) return;
+    const ids = this.#shown().filter((id) => live.jobs.get(id).spec.learning_rate.schedule !== "range_test");
+    const runs = ids.map(runOf);
+    const key = runs.map(({ id, job, overview }) => `${id} ${job.updated_at} ${Boolean(overview)}`).join();
+    if (picture.firstChild && picture.dataset.key === key) return;
+    picture.dataset.key = key;
+    const place = [...picture.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
+    fill(picture, draw(ids, { onPick: (picked) => this.#pick(picked) }));
+    if (place >= 0) picture.querySelectorAll(FOCUSABLE)[place]?.focus();
   }
 
   #tick(id, isOn) {
@@ -189,7 +209,7 @@ class Page {
 
   /** Tick the rows that are shown, or take their ticks away; others stay as they are. */
   #tickShown(isOn) {
-    const shown = live.ids.filter((id) => this.#showing.admits(live.jobs.get(id)));
+    const shown = this.#shown();
     const others = this.#showing.ticked.filter((id) => !shown.includes(id));
     this.#showing.tick(isOn ? [...others, ...shown] : others);
     this.#ticked();
@@ -200,9 +220,12 @@ class Page {
     this.#parts.table.emphasise(id);
   }
 
-  #pick(id) {
-    this.#emphasise(id);
-    this.#parts.table.reveal(id);
+  /** Tick the runs that were chosen in a picture, and show their rows. */
+  #pick(ids) {
+    this.#showing.tick([...new Set([...this.#showing.ticked, ...ids])]);
+    this.#ticked();
+    this.#parts.table.reveal(ids[0]);
+    this.#parts.table.emphasise(...ids);
   }
 
   // --- the tabs ----------------------------------------------------------------------------------------------------------

@@ -56,9 +56,9 @@ export class RunTable {
     this.#arrange(ordered.map((run) => this.#row(run)));
   }
 
-  /** Mark the row of a run, or none. */
-  emphasise(id) {
-    for (const [each, row] of this.#rows) row.element.classList.toggle("is-on", each === id);
+  /** Mark the rows of these runs, and no others. */
+  emphasise(...ids) {
+    for (const [id, row] of this.#rows) row.element.classList.toggle("is-on", ids.includes(id));
   }
 
   /** Bring a run's row into view. */

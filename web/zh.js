@@ -93,7 +93,7 @@ export default {
   "runs.shown.other": "{n} 个任务",
   "runs.ticked": "已选 {n} 个",
   "runs.older": "更早的任务",
-  "runs.tabs": "用所选任务画什么",
+  "runs.tabs": "图的种类",
   "runs.tab.curves": "曲线",
   "runs.tab.grid": "网格",
   "runs.tab.parallel": "平行坐标",
