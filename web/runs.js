@@ -54,11 +54,7 @@ class Page {
   gone() {
     this.#stop.abort();
     clearInterval(this.#timer);
-    clearTimeout(this.#soon);
-    hide();
-    this.#sweep?.gone();
-    this.#parts?.curves.gone();
-    this.#parts?.comparison.gone();
+    this.#unlay();
   }
 
   /** What there is before the runs are. */
@@ -109,6 +105,15 @@ class Page {
     this.#ticked();
   }
 
+  #unlay() {
+    hide();
+    clearTimeout(this.#soon);
+    this.#sweep?.gone();
+    this.#parts?.curves.gone();
+    this.#parts?.comparison.gone();
+    this.#parts = null;
+  }
+
   #picture() {
     const { tabs, told, comparison, picture } = this.#parts;
     const button = (name, onclick) => h("button.quiet", { type: "button", onclick }, t(`runs.${name}`));
@@ -128,12 +133,8 @@ class Page {
   // --- what changes ------------------------------------------------------------------------------------------------------
 
   #changed({ ids, isList }) {
-    if (!this.#parts || !live.jobs.size) {
-      if (this.#parts && this.#showing.sweep) return;
-      if (this.#parts) this.#parts.curves.gone();
-      this.#parts = null;
-      return this.#begin();
-    }
+    if (this.#parts && !live.jobs.size && !this.#showing.sweep) this.#unlay(); // the last was deleted
+    if (!this.#parts) return this.#begin();
     if (isList || this.#key() !== this.#tickedKey) return this.#ticked(ids);
     this.#rows(ids);
     if (this.#parts.curves.drawn.some((id) => ids.has(id))) this.#redraw();
