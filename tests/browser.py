@@ -108,7 +108,7 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     page.on("request", lambda it: visit.complaints.append(f"asked {it.url}") if _is_foreign(it.url, url) else None)
     try:
         yield visit
-        assert visit.unexpected() == []
+        assert not (unexpected := visit.unexpected()), unexpected
     finally:
         context.close()
 

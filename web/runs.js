@@ -73,7 +73,7 @@ class Page {
   #lay() {
     const showing = this.#showing;
     const point = (id) => this.#emphasise(id);
-    const curves = new Curves(showing, (id) => this.#parts.table.emphasise(id));
+    const curves = new Curves(showing, (id) => this.#parts?.table.emphasise(id));
     this.#parts = {
       curves,
       controls: new Controls(showing, () => curves.refresh()),
@@ -216,9 +216,10 @@ class Page {
     this.#ticked();
   }
 
+  /** Also told when a row that has the focus is taken away with the whole page. */
   #emphasise(id) {
-    this.#parts.curves.emphasise(id);
-    this.#parts.table.emphasise(id);
+    this.#parts?.curves.emphasise(id);
+    this.#parts?.table.emphasise(id);
   }
 
   /** Tick the runs that were chosen in a picture, and show their rows. */
