@@ -23,14 +23,11 @@ export function plotly() {
   return loading;
 }
 
-/** Fetch plotly into the browser's cache, and nothing more: where charts will be, but something else is to be seen first. */
+/** Fetch plotly, but do not run it yet: for a page on which something else is to be seen first. It is run by `plotly()`. */
 export function prepare() {
-  const { content } = document.querySelector('meta[name="plotly"]');
-  if (!content || loading) return;
-  fetch(content).then(
-    (answer) => answer.blob(),
-    () => {}, // whoever draws is told
-  );
+  const { content: href } = document.querySelector('meta[name="plotly"]');
+  if (!href || loading || document.querySelector("link[rel=preload]")) return;
+  document.head.append(Object.assign(document.createElement("link"), { rel: "preload", as: "script", href }));
 }
 
 const CONFIG = {

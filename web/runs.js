@@ -1,7 +1,7 @@
 // All runs on one page: a table of them, and the curves of those that are ticked.
 
 import { Problem, save } from "./api.js";
-import { prepare } from "./chart.js";
+import { plotly, prepare } from "./chart.js";
 import { runOf } from "./columns.js";
 import { Comparison } from "./comparison.js";
 import { Controls } from "./controls.js";
@@ -26,7 +26,7 @@ const PICTURES = { grid, parallel };
 const FOCUSABLE = "button, select, [tabindex]";
 
 export function mount(root, route) {
-  if (!live.isRead || live.jobs.size) prepare();
+  prepare();
   const page = new Page(root, new Showing(route));
   return () => page.gone();
 }
@@ -60,7 +60,10 @@ class Page {
   /** What there is before the runs are. */
   #begin() {
     if (live.isRead && (live.jobs.size || this.#showing.sweep)) return this.#lay();
-    if (live.isRead) return fill(this.#root, welcome());
+    if (live.isRead) {
+      plotly().catch(() => {}); // there is time for it now; whoever draws is told what is wrong
+      return fill(this.#root, welcome());
+    }
     fill(this.#root, h("h1.hidden-text", {}, t("title.runs")), h("div.before", { role: "status" }, this.#noList()));
   }
 
