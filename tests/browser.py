@@ -23,6 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOW = "the page's tests need a browser: `apt-get install chromium`, or name one in DESCENT_CHROMIUM"
 FONTS = "fonts-wqy-microhei"  # Chinese characters, for screenshots
 _INSTALL_LIMIT_S = 600
+_LIMIT_MS = 15_000  # for anything a test waits for
 
 # Told by the page itself, because some of it never reaches the console.
 _TELL_VIOLATIONS = """
@@ -98,7 +99,8 @@ class Visit:
 def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     """A visit that fails when the page logs an error, breaks its own policy, or asks another host."""
     context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_LIMIT_MS)
+    expect.set_options(timeout=_LIMIT_MS)
     context.add_init_script(_TELL_VIOLATIONS)
     visit = Visit(context.new_page(), context, url)
     page = visit.page
@@ -107,7 +109,7 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
     page.on("request", lambda it: visit.complaints.append(f"asked {it.url}") if _is_foreign(it.url, url) else None)
     try:
         yield visit
-        assert visit.unexpected() == []
+        assert not (unexpected := visit.unexpected()), unexpected
     finally:
         context.close()
 

@@ -1,6 +1,8 @@
 """An API of its own without a worker, and jobs in every state, put there through the store: nothing trains, nothing moves."""
 
 import asyncio
+import math
+import random
 import socket
 import sys
 from collections.abc import Iterator
@@ -74,8 +76,8 @@ class Api:
 
 
 @contextmanager
-def api_without_worker(home: Path, cache: Path | None = None) -> Iterator[Api]:
-    """A database and an API process on `home`, with a job in every state; both are stopped afterwards."""
+def api_without_worker(home: Path, cache: Path | None = None, *, is_empty: bool = False) -> Iterator[Api]:
+    """A database and an API process on `home`, with a job in every state or none; both are stopped afterwards."""
     cache = cache or home / "cache"
     settings = Settings(home=home, cache=cache, port=free_port("127.0.0.1"), redis_url=None, durability="everysec")
     server = RedisServer(settings)
@@ -88,7 +90,7 @@ def api_without_worker(home: Path, cache: Path | None = None) -> Iterator[Api]:
         children.insert(0, Child("api", command, log_file=settings.logs_dir / "api.log", env=env))
         url = f"http://127.0.0.1:{settings.port}"
         eventually(lambda: _answers(url), within_s=60, what="the API")
-        yield Api(url, settings, asyncio.run(_stage(settings)))
+        yield Api(url, settings, {} if is_empty else asyncio.run(_stage(settings)))
     finally:
         for child in children:
             child.stop(20)
@@ -160,3 +162,41 @@ def published(settings: Settings, claim: Claim, content: bytes) -> dict[str, dic
     folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
     artifacts.publish_checkpoint(folder, claim.spec.total_steps, content)
     return {kind: artifacts.publish(folder, name, content) for kind, name in artifacts.FORMATS.items()}
+
+
+def falling(spec: JobSpec, *, seed: int = 0) -> list[dict[str, Any]]:
+    """All points of a job whose loss falls the faster the larger its rate is, and shakes."""
+    noise = random.Random(seed)
+    speed = 4 + math.log10(spec.learning_rate if isinstance(spec.learning_rate, float) else 0.01)
+    epoch = spec.steps_per_epoch
+    return [
+        {
+            "step": step, "epoch": step // epoch, "batch": step % epoch, "time_s": round(step * 0.006, 3),
+            "loss": (0.04 + 2.27 * math.exp(-step * speed / 250)) * math.exp(noise.gauss(0, 0.12) * (step > 0)),
+        }
+        for step in range(spec.total_steps) if spec.is_logged(step)
+    ]  # fmt: skip
+
+
+async def begun(store: WorkStore, spec: JobSpec) -> Claim:
+    """A job that a worker has taken, and told nothing of yet."""
+    job = await store.submit(spec)
+    claim = await store.claim(job.id, worker="host:1", lease_s=3600)
+    assert claim
+    await store.begin(claim, BACKEND, resumed_from=None)
+    return claim
+
+
+async def ended(store: WorkStore, settings: Settings, spec: JobSpec, *, seed: int = 0) -> str:
+    """A job that has succeeded, with all its points and epochs; its id."""
+    claim = await begun(store, spec)
+    points = falling(spec, seed=seed)
+    await store.append(claim, points, steps_done=spec.total_steps, images_per_s=15_000.0)
+    accuracy = 0.5
+    for epoch in range(spec.epochs):
+        accuracy = 1 - (1 - accuracy) / 2
+        await store.end_epoch(claim, EPOCH | {"epoch": epoch, "valid_accuracy": accuracy, "seconds": 3.1})
+    result = {"valid_accuracy": accuracy, "test_accuracy": accuracy - 0.002, "final_loss": points[-1]["loss"]}
+    files = published(settings, claim, b"weights")
+    await store.finish(claim, Status.SUCCEEDED, result=result | {"seconds": 3.1 * spec.epochs}, files=files)
+    return claim.job_id

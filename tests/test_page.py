@@ -20,7 +20,7 @@ KEY = re.compile(r'^  "([^"]+)":', re.MULTILINE)
 
 
 @pytest.fixture
-def visit(browser: Browser, api: Api) -> Iterator[Visit]:
+def visit(api: Api, browser: Browser) -> Iterator[Visit]:  # in this order: see `beside`
     with visiting(browser, api.url) as visit:
         yield visit
 
@@ -109,12 +109,12 @@ def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api:
 
 def test_a_server_that_is_away_is_told_and_so_is_its_return(visit: Visit) -> None:
     visit.allowed.append("Failed to load resource")  # the browser says so itself
-    page = visit.open()
-    expect(page.get_by_role("status")).to_be_hidden()
+    banner = visit.open().locator(".banner[role=status]")
+    expect(banner).to_be_hidden()
     visit.context.set_offline(True)
-    expect(page.get_by_role("status")).to_contain_text("cannot be reached")
+    expect(banner).to_contain_text("cannot be reached")
     visit.context.set_offline(False)
-    expect(page.get_by_role("status")).to_be_hidden()
+    expect(banner).to_be_hidden()
 
 
 def test_the_page_says_in_html_what_to_do_without_javascript(api: Api) -> None:

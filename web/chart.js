@@ -23,12 +23,20 @@ export function plotly() {
   return loading;
 }
 
+/** Fetch plotly, but do not run it yet: for a page on which something else is to be seen first. It is run by `plotly()`. */
+export function prepare() {
+  const { content: href } = document.querySelector('meta[name="plotly"]');
+  if (!href || loading || document.querySelector("link[rel=preload]")) return;
+  document.head.append(Object.assign(document.createElement("link"), { rel: "preload", as: "script", href }));
+}
+
 const CONFIG = {
   displaylogo: false,
   showSendToCloud: false,
   plotlyServerURL: "",
   responsive: true,
   scrollZoom: false,
+  doubleClick: "autosize", // and not back to where the address began
   modeBarButtonsToRemove: ["select2d", "lasso2d", "toggleSpikelines", "hoverClosestCartesian", "hoverCompareCartesian"],
 };
 
@@ -46,7 +54,7 @@ export function palette() {
 }
 
 function themed(layout) {
-  const { text, line, ground } = palette();
+  const { text, muted, line, ground, accent } = palette();
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
   const own = { ...layout };
   for (const name of Object.keys(layout).filter((each) => /^[xy]axis\d*$/.test(each)))
@@ -55,6 +63,7 @@ function themed(layout) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: text, family: "system-ui, sans-serif", size: 12 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: muted, activecolor: accent },
     hoverlabel: { bgcolor: ground, bordercolor: line, font: { color: text } },
     margin: { l: 56, r: 12, t: 12, b: 44 },
     ...own,
@@ -83,10 +92,14 @@ export class Chart {
   #wanted = null;
   #isGone = false;
 
-  /** `onView({x: [from, to] | null, y})` is told when somebody zooms, null for an axis that is as wide as its data. */
-  constructor(element, { onView } = {}) {
+  /**
+   * `onView({x: [from, to] | null, y})` is told when somebody zooms, null for an axis that is as wide as its data; `onDrawn()`
+   * whenever it has been drawn.
+   */
+  constructor(element, { onView, onDrawn } = {}) {
     this.element = element;
     this.onView = onView;
+    this.onDrawn = onDrawn;
   }
 
   /**
@@ -120,6 +133,7 @@ export class Chart {
     const isFirst = !this.element.classList.contains("js-plotly-plot");
     await Plotly.react(this.element, traces, layout, { ...CONFIG, locale: language === "zh" ? "zh-CN" : "en" });
     if (isFirst) this.element.on("plotly_relayout", (change) => this.#zoomed(change));
+    this.onDrawn?.();
   }
 
   #zoomed(change) {
@@ -129,10 +143,10 @@ export class Chart {
     this.onView({ x: range(xaxis), y: range(yaxis) });
   }
 
-  /** A PNG of what is shown, as a blob, on the page's ground. */
-  async png(width = 1200, height = 700) {
+  /** A PNG of what is shown, as a blob, on the page's ground; `changes` are to its layout. */
+  async png(width = 1200, height = 700, changes = {}) {
     const Plotly = await plotly();
-    const layout = { ...this.element.layout, paper_bgcolor: palette().ground };
+    const layout = { ...this.element.layout, paper_bgcolor: palette().ground, ...changes };
     const url = await Plotly.toImage({ data: this.element.data, layout }, { format: "png", width, height });
     const raw = atob(url.slice(url.indexOf(",") + 1));
     return new Blob([Uint8Array.from(raw, (character) => character.charCodeAt(0))], { type: "image/png" });

@@ -29,8 +29,11 @@ class Live extends EventTarget {
   isRead = false;
   /** Whether there are older runs than those in `jobs`. */
   hasMore = false;
+  /** Why the list could not be read the last time, or null. */
+  failure = null;
 
   #histories = new Map();
+  #loading = new Map(); // id -> the promise of its history
   #overviews = new Map();
   #asked = new Map(); // id -> what its overview is of
   #cursors = new Map(); // id -> its part of the stream's ids
@@ -87,6 +90,16 @@ class Live extends EventTarget {
     this.#overviewing();
   }
 
+  /** Read the runs of a sweep, however old they are. Raises as `send` does. */
+  async loadSweep(sweep) {
+    for (let after = ""; after !== null; ) {
+      const page = await get(`/jobs?limit=${PAGE}&sweep=${encodeURIComponent(sweep)}${after && `&after=${after}`}`);
+      for (const job of page.jobs) this.#put(job);
+      after = page.next;
+    }
+    this.#overviewing();
+  }
+
   /** Read one run anew, after something was asked of it or where the list does not reach. Raises as `send` does. */
   async look(id) {
     const job = await get(`/jobs/${id}`);
@@ -101,10 +114,19 @@ class Live extends EventTarget {
   }
 
   /** The losses of a run; they grow by themselves while it goes on. Raises as `send` does. */
-  async load(id) {
-    const job = this.jobs.get(id) ?? (await this.look(id));
+  load(id) {
     const known = this.#histories.get(id);
-    if (known && (known.isWhole || this.#streamed.includes(id))) return known;
+    if (known && (known.isWhole || this.#streamed.includes(id))) return Promise.resolve(known);
+    if (!this.#loading.has(id))
+      this.#loading.set(
+        id,
+        this.#read(id).finally(() => this.#loading.delete(id)),
+      );
+    return this.#loading.get(id); // two readings of a run that goes on would take each other's points away
+  }
+
+  async #read(id) {
+    const job = this.jobs.get(id) ?? (await this.look(id));
     const [page, metrics] = await Promise.all([
       get(`/jobs/${id}/loss?shape=columns&max_points=${MOST_SHOWN}`),
       get(`/jobs/${id}/metrics`),
@@ -131,8 +153,10 @@ class Live extends EventTarget {
       await whileLookedAt();
       try {
         await this.refresh();
-      } catch {
-        // the connection's banner says it; a refusal is tried again like an outage
+        this.failure = null;
+      } catch (error) {
+        this.failure = error; // a refusal is tried again like an outage
+        this.#tell();
       }
       await Promise.race([pause(POLL_MS), isShownAgain()]);
     }
@@ -275,11 +299,12 @@ class Live extends EventTarget {
 
   #tell(id) {
     if (id) this.#changed.add(id);
+    const wait = this.isRead ? TELL_MS : 0; // the first list is waited for
     this.#timer ??= setTimeout(() => {
       const detail = { ids: this.#changed, isList: this.#isListChanged };
       [this.#changed, this.#isListChanged, this.#timer] = [new Set(), false, null];
       this.dispatchEvent(new CustomEvent("change", { detail }));
-    }, TELL_MS);
+    }, wait);
   }
 }
 

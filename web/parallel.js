@@ -51,7 +51,9 @@ const kept = new Map(); // axis -> [from, to] in pixels, over redraws
 
 /** The drawing of these runs. `onPick(ids)` is told which line was chosen. */
 export function parallel(ids, { onPick }) {
-  const jobs = ids.map((id) => live.jobs.get(id)).filter((job) => job && job.spec.learning_rate.schedule !== "range_test");
+  const jobs = ids
+    .map((id) => live.jobs.get(id))
+    .filter((job) => job && job.spec.learning_rate.schedule !== "range_test");
   const axes = axesOf(jobs);
   const svg = s("svg.parallel", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,

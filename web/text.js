@@ -40,8 +40,17 @@ export const said = (both) => both?.[language] ?? "";
 
 // --- numbers and times -------------------------------------------------------------------------------------------------
 
+const formats = new Map(); // making one takes far longer than using it
+
+/** `Intl[kind]` in the reader's language. */
+function format(kind, options) {
+  const key = `${language} ${kind} ${JSON.stringify(options)}`;
+  if (!formats.has(key)) formats.set(key, new Intl[kind](LOCALES[language], options));
+  return formats.get(key);
+}
+
 export const number = (value, digits = 0) =>
-  value.toLocaleString(LOCALES[language], { maximumFractionDigits: digits, minimumFractionDigits: digits });
+  format("NumberFormat", { maximumFractionDigits: digits, minimumFractionDigits: digits }).format(value);
 
 /** A number as short as it is exact: `1,000`, `0.97`, `1e-12`. */
 export const amount = (value) =>
@@ -72,7 +81,7 @@ export function duration(seconds) {
 /** When something was, for people: `5 min ago`. */
 export function ago(iso, now = Date.now()) {
   const seconds = (Date.parse(iso) - now) / 1000;
-  const relative = new Intl.RelativeTimeFormat(LOCALES[language], { numeric: "auto", style: "short" });
+  const relative = format("RelativeTimeFormat", { numeric: "auto", style: "short" });
   for (const [unit, length] of [
     ["day", 86400],
     ["hour", 3600],
@@ -85,6 +94,6 @@ export function ago(iso, now = Date.now()) {
 
 /** A time with its date, in full. */
 export const moment = (iso) =>
-  new Date(iso).toLocaleString(LOCALES[language], { dateStyle: "medium", timeStyle: "medium" });
+  format("DateTimeFormat", { dateStyle: "medium", timeStyle: "medium" }).format(new Date(iso));
 
 export const bytes = (count) => (count < 1e6 ? `${number(count / 1e3, 1)} kB` : `${number(count / 1e6, 1)} MB`);

@@ -1,0 +1,38 @@
+// Curves as a table for a spreadsheet (RFC 4180).
+
+import { get } from "./api.js";
+import { labelOf } from "./encoding.js";
+import { live } from "./live.js";
+
+const COLUMNS = ["job_id", "label", "step", "epoch", "time_s", "loss"];
+
+/** Every stored point of these runs, those left out of the chart too, as a blob. Raises as `send` does. */
+export async function csvOf(ids) {
+  const lines = [COLUMNS.join(",")];
+  for (const id of ids) {
+    const { spec } = live.jobs.get(id);
+    const head = [id, spec.name ?? labelOf({ spec })].map(cell);
+    for (const point of await pointsOf(id)) lines.push([...head, ...point.map(cell)].join(","));
+  }
+  return new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv;charset=utf-8" });
+}
+
+async function pointsOf(id) {
+  const points = [];
+  for (let after = ""; ; ) {
+    const page = await get(`/jobs/${id}/loss?shape=columns${after && `&after=${after}`}`);
+    const { step, epoch, time_s, loss } = page.points;
+    step.forEach((each, index) => {
+      points.push([each, epoch[index], time_s[index], loss[index]]);
+    });
+    if (!page.has_more) return points;
+    after = page.next;
+  }
+}
+
+/** One value. A text that a spreadsheet would take for a formula gets an apostrophe before it. */
+function cell(value) {
+  if (typeof value === "number") return String(value);
+  const text = value === null ? "" : /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}

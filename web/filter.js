@@ -1,0 +1,89 @@
+// Which rows of the table are shown, and the ticks of all of them.
+
+import { fill, h } from "./dom.js";
+import { live } from "./live.js";
+import { t } from "./text.js";
+
+const STATUSES = ["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"];
+
+export class Filter {
+  #showing;
+  #onChange;
+  #optimizers;
+  #told = h("span.small.muted", { role: "status" });
+
+  /** `onChange()` when other rows are to be shown, `onTick(isTicked)` for the ticks of all that are. */
+  constructor(showing, { onChange, onTick }) {
+    this.#showing = showing;
+    this.#onChange = onChange;
+    this.#optimizers = this.#select("optimizer", []);
+    const all = (name, isTicked) =>
+      h("button.quiet", { type: "button", onclick: () => onTick(isTicked) }, t(`runs.${name}`));
+    this.element = h(
+      "div.row.filter",
+      { role: "search", "aria-label": t("runs.filter") },
+      this.#text(),
+      this.#select(
+        "status",
+        STATUSES.map((status) => [status, t(`status.${status}`)]),
+      ),
+      this.#optimizers,
+      showing.sweep ? h("a.button", { href: "#/" }, t("runs.all_runs")) : null,
+      h("span.space"),
+      this.#told,
+      all("all", true),
+      all("none", false),
+    );
+  }
+
+  /** Say how many rows there are and how many runs are ticked. */
+  show({ runs, ticked }) {
+    const names = [...new Set([...live.jobs.values()].map((job) => job.spec.optimizer.name))].sort();
+    if (this.#optimizers.dataset.names !== names.join()) {
+      this.#optimizers.dataset.names = names.join();
+      this.#fill(
+        this.#optimizers,
+        names.map((name) => [name, name]),
+      );
+    }
+    const text = `${t("runs.shown", { n: runs.length })} · ${t("runs.ticked", { n: ticked })}`;
+    if (this.#told.textContent !== text) fill(this.#told, text);
+  }
+
+  #set(changes) {
+    this.#showing.set(changes);
+    this.#onChange();
+  }
+
+  #text() {
+    const label = t("runs.search");
+    const oninput = ({ target }) => this.#set({ q: target.value });
+    return h("input", {
+      type: "search",
+      name: "q",
+      value: this.#showing.q,
+      placeholder: label,
+      "aria-label": label,
+      oninput,
+    });
+  }
+
+  #select(name, choices) {
+    const onchange = ({ target }) => this.#set({ [name]: target.value });
+    const select = h("select", { name, "aria-label": t(`runs.column.${name}`), onchange });
+    this.#fill(select, choices);
+    return select;
+  }
+
+  #fill(select, choices) {
+    const any = ["", t(`runs.any_${select.name}`)];
+    const known = choices.some(([value]) => value === this.#showing[select.name]);
+    const named = this.#showing[select.name];
+    const all = [any, ...choices, ...(named && !known ? [[named, named]] : [])];
+    fill(
+      select,
+      all.map(([value, words]) => h("option", { value }, words)),
+    );
+    select.value = named;
+  }
+}

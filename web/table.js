@@ -1,0 +1,150 @@
+// The table of runs. A row is made once and then only changes where what it says does: two hundred of them, of which twenty grow
+// several times a second, cost next to nothing.
+
+import { COLUMNS, sorted } from "./columns.js";
+import { fill, h } from "./dom.js";
+import { labelOf } from "./encoding.js";
+import { swatch } from "./sparkline.js";
+import { t } from "./text.js";
+import { hide } from "./tip.js";
+
+export class RunTable {
+  #rows = new Map();
+  #heads = new Map();
+  #body = h("tbody");
+  #on;
+
+  /** `on.tick(id, isTicked)`, `on.point(id | null)` when a row is pointed at, `on.sort(how)`. */
+  constructor(on) {
+    this.#on = on;
+    const head = h(
+      "tr",
+      {},
+      h("th", { scope: "col" }, h("span.hidden-text", {}, t("runs.tick"))),
+      COLUMNS.map((column) => this.#head(column)),
+    );
+    this.element = h(
+      "div.runs-table.scroll",
+      { tabIndex: 0, role: "region", "aria-label": t("runs.table"), onscroll: hide },
+      h("table", {}, h("thead", {}, head), this.#body),
+    );
+  }
+
+  /**
+   * Show these runs in the order of `sort` (see `sorted`). `lookOf(id)` is `{isTicked, colour, dash}`; `changed` the ids of those
+   * of which anything else can be another than before, null for all.
+   */
+  show(runs, { sort, lookOf, changed }) {
+    for (const [name, head] of this.#heads) {
+      const isBy = sort.replace("-", "") === name;
+      head.setAttribute("aria-sort", isBy ? (sort.startsWith("-") ? "descending" : "ascending") : "none");
+    }
+    const wanted = new Set(runs.map((run) => run.id));
+    for (const [id, row] of this.#rows) {
+      if (!wanted.has(id)) {
+        row.element.remove();
+        this.#rows.delete(id);
+      }
+    }
+    const ordered = sorted(runs, sort);
+    for (const run of ordered) {
+      const isNew = !this.#rows.has(run.id);
+      const row = this.#row(run);
+      row.look(lookOf(run.id));
+      if (isNew || !changed || changed.has(run.id)) row.show(run);
+    }
+    this.#arrange(ordered.map((run) => this.#row(run)));
+  }
+
+  /** Mark the rows of these runs, and no others. */
+  emphasise(...ids) {
+    for (const [id, row] of this.#rows) row.element.classList.toggle("is-on", ids.includes(id));
+  }
+
+  /** Bring a run's row into view. */
+  reveal(id) {
+    const row = this.#rows.get(id)?.element;
+    row?.scrollIntoView({ block: "center" });
+    row?.querySelector("a").focus({ preventScroll: true });
+  }
+
+  #head(column) {
+    const name = t(`runs.column.${column.name}`);
+    const button = h("button", { type: "button", onclick: () => this.#sortBy(column) }, name);
+    const head = h(
+      `th.c-${column.name}`,
+      { scope: "col", title: t(`runs.about.${column.name}`) },
+      column.value ? button : name,
+    );
+    if (column.isNumber) head.classList.add("number");
+    if (column.value) this.#heads.set(column.name, head);
+    return head;
+  }
+
+  /** Words rise at first, numbers fall; once more turns it round. */
+  #sortBy({ name, isNumber }) {
+    const now = this.#heads.get(name).getAttribute("aria-sort");
+    const isFalling = now === "none" ? isNumber : now === "ascending";
+    this.#on.sort(`${isFalling ? "-" : ""}${name}`);
+  }
+
+  #row(run) {
+    if (!this.#rows.has(run.id)) this.#rows.set(run.id, new Row(run, this.#on));
+    return this.#rows.get(run.id);
+  }
+
+  /** Put the rows in their order; those that stand right are not touched, and what has the focus keeps it. */
+  #arrange(rows) {
+    const focused = document.activeElement;
+    let place = this.#body.firstChild;
+    for (const { element } of rows) {
+      if (element === place) place = place.nextSibling;
+      else this.#body.insertBefore(element, place);
+    }
+    if (focused !== document.activeElement && this.#body.contains(focused)) focused.focus({ preventScroll: true });
+  }
+}
+
+class Row {
+  #cells = new Map(); // a column's name -> [its cell, what it says]
+  #look = "";
+
+  constructor({ id, job }, on) {
+    this.tick = h("input", {
+      type: "checkbox",
+      "aria-label": t("runs.tick_one", { label: job.spec.name ?? labelOf(job) }),
+      onchange: () => on.tick(id, this.tick.checked),
+    });
+    this.sample = h("span");
+    const cells = COLUMNS.map((column) => this.#cell(column));
+    const label = h("label.tick", {}, this.tick, this.sample);
+    this.element = h("tr", { dataset: { id } }, h("td.c-tick", {}, label), cells);
+    this.element.addEventListener("pointerenter", () => on.point(id));
+    this.element.addEventListener("pointerleave", () => on.point(null));
+    this.element.addEventListener("focusin", () => on.point(id));
+    this.element.addEventListener("focusout", () => on.point(null));
+  }
+
+  #cell({ name, isNumber }) {
+    const cell = h(`td.c-${name}`);
+    if (isNumber) cell.classList.add("number");
+    this.#cells.set(name, [cell, null]);
+    return cell;
+  }
+
+  look({ isTicked, colour, dash }) {
+    if (this.tick.checked !== isTicked) this.tick.checked = isTicked;
+    if (this.#look !== `${colour} ${dash}`) fill(this.sample, swatch(colour, dash));
+    this.#look = `${colour} ${dash}`;
+  }
+
+  show(run) {
+    for (const column of COLUMNS) {
+      const [cell, before] = this.#cells.get(column.name);
+      const now = column.said(run);
+      if (now === before) continue;
+      this.#cells.set(column.name, [cell, now]);
+      fill(cell, column.cell ? column.cell(run) : now);
+    }
+  }
+}
