@@ -48,6 +48,7 @@ const AXES = {
   accuracy: { of: (job) => job.result?.test_accuracy, text: (value) => percent(value, 1), scale: errors },
 };
 const kept = new Map(); // axis -> [from, to] in pixels, over redraws
+let showKept = null; // in the drawing that is there now: a new one may take its place while somebody drags
 
 /** The drawing of these runs. `onPick(ids)` is told which line was chosen. */
 export function parallel(ids, { onPick }) {
@@ -61,14 +62,22 @@ export function parallel(ids, { onPick }) {
     "aria-label": t("parallel.label"),
   });
   const lines = linesOf(jobs, axes, onPick);
-  const filter = () => {
+  const brushes = axes.map(({ name, x }) => ({ name, element: s("rect.brush", { x: x - 7, width: 14 }) }));
+  showKept = () => {
     for (const { element, ys } of lines) element.classList.toggle("left-out", !passes(ys));
+    for (const { name, element } of brushes) {
+      const [from, to] = kept.get(name) ?? [0, 0];
+      element.setAttribute("y", from);
+      element.setAttribute("height", to - from);
+    }
   };
   add(
     svg,
     lines.map(({ element }) => element),
-    axes.map((axis) => drawn(axis, filter)),
+    axes.map(drawn),
+    brushes.map(({ element }) => element),
   );
+  showKept();
   return h("div.scroll", {}, svg, h("p.muted.small", {}, t("parallel.hint")));
 }
 
@@ -110,53 +119,36 @@ function passes(ys) {
   return [...kept].every(([name, [from, to]]) => !ys.has(name) || (ys.get(name) >= from && ys.get(name) <= to));
 }
 
-function drawn(axis, changed) {
-  const { name, x, ticks, y, text } = axis;
-  const brush = s("rect.brush", { x: x - 7, width: 14 });
-  const handle = s(
-    "rect.handle",
-    { x: x - 16, y: HIGH - 8, width: 32, height: LOW - HIGH + 16 },
-    s("title", {}, t("parallel.hint")),
-  );
-  const show = () => {
-    const [from, to] = kept.get(name) ?? [0, 0];
-    brush.setAttribute("y", from);
-    brush.setAttribute("height", to - from);
-    changed();
-  };
-  brushing(handle, name, show);
-  const group = s(
+function drawn({ name, x, ticks, y, text }) {
+  const onpointerdown = (event) => brush(event, name);
+  return s(
     "g.axis",
     {},
     s("line", { x1: x, x2: x, y1: HIGH, y2: LOW }),
     s("text.name", { x, y: 16, "text-anchor": "middle" }, t(`parallel.${name}`)),
     ticks.map((value) => s("text", { x: x + 9, y: y(value) + 4 }, text(value))),
-    brush,
-    handle,
+    s(
+      "rect.handle",
+      { x: x - 16, y: HIGH - 8, width: 32, height: LOW - HIGH + 16, onpointerdown },
+      s("title", {}, t("parallel.hint")),
+    ),
   );
-  show();
-  return group;
 }
 
-function brushing(handle, name, show) {
-  let began = null;
-  const height = (event) => {
-    const box = handle.ownerSVGElement.getBoundingClientRect();
-    return ((event.clientY - box.top) / box.height) * HEIGHT;
+/** Keep what is dragged over from here on; a mere click keeps all again. */
+function brush(event, name) {
+  event.preventDefault(); // no text is selected meanwhile
+  const box = event.target.ownerSVGElement.getBoundingClientRect();
+  const height = ({ clientY }) => ((clientY - box.top) / box.height) * HEIGHT;
+  const began = height(event);
+  const stop = new AbortController();
+  const move = (moved) => {
+    const now = height(moved);
+    if (Math.abs(now - began) < 4) kept.delete(name);
+    else kept.set(name, [Math.min(began, now), Math.max(began, now)]);
+    showKept();
   };
-  handle.onpointerdown = (event) => {
-    began = height(event);
-    handle.setPointerCapture(event.pointerId);
-  };
-  handle.onpointermove = (event) => {
-    if (began === null) return;
-    const now = height(event);
-    kept.set(name, [Math.min(began, now), Math.max(began, now)]);
-    show();
-  };
-  handle.onpointerup = (event) => {
-    if (began !== null && Math.abs(height(event) - began) < 4) kept.delete(name); // a click lets all pass again
-    began = null;
-    show();
-  };
+  move(event);
+  addEventListener("pointermove", move, { signal: stop.signal });
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => stop.abort(), { signal: stop.signal });
 }

@@ -112,7 +112,7 @@ class Row {
   constructor({ id, job }, on) {
     this.tick = h("input", {
       type: "checkbox",
-      "aria-label": t("runs.tick_one", { label: job.spec.name ?? labelOf(job) }),
+      "aria-label": t("runs.tick_one", { label: [labelOf(job), job.spec.name].filter(Boolean).join(", ") }),
       onchange: () => on.tick(id, this.tick.checked),
     });
     this.sample = h("span");
