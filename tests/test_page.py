@@ -81,6 +81,14 @@ def test_every_word_the_page_asks_for_is_there() -> None:
             assert key in known or key in stems, (path.name, key)
 
 
+def test_every_word_that_is_there_is_asked_for() -> None:
+    code = "".join(path.read_text() for path in WEB.glob("*.js") if path.name not in ("en.js", "zh.js"))
+    put_together = set(re.findall(r'[`"]([\w.]+\.)\$\{', code))
+    for key in keys_of("en.js"):
+        stem = key.rpartition(".")[0]
+        assert f'"{key}"' in code or f'"{stem}"' in code or any(key.startswith(start) for start in put_together), key
+
+
 def test_the_language_can_be_switched_and_is_remembered(visit: Visit) -> None:
     page = visit.open()
     expect(page.get_by_role("link", name="Draw a digit")).to_be_visible()

@@ -158,7 +158,7 @@ class Live extends EventTarget {
         this.failure = error; // a refusal is tried again like an outage
         this.#tell();
       }
-      await Promise.race([pause(POLL_MS), isShownAgain()]);
+      await pauseUnless(POLL_MS, document, "visibilitychange");
     }
   }
 
@@ -236,7 +236,7 @@ class Live extends EventTarget {
       } catch (error) {
         if (!stop.signal.aborted) {
           if (error instanceof Problem && error.status === 422) this.#startOver();
-          await Promise.race([pause(BACKOFF_MS[Math.min(failures++, BACKOFF_MS.length - 1)]), isOnlineAgain()]);
+          await pauseUnless(BACKOFF_MS[Math.min(failures++, BACKOFF_MS.length - 1)], window, "online");
         }
       }
       stop.abort();
@@ -308,13 +308,24 @@ class Live extends EventTarget {
   }
 }
 
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const happens = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
-const isOnlineAgain = () => happens(window, "online");
-const isShownAgain = () => happens(document, "visibilitychange");
+/** So long, or until something happens, if that is sooner. Leaves no listener behind. */
+function pauseUnless(ms, target, name) {
+  return new Promise((resolve) => {
+    const stop = new AbortController();
+    const end = () => {
+      stop.abort();
+      clearTimeout(timer);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    target.addEventListener(name, end, { signal: stop.signal });
+  });
+}
 
 async function whileLookedAt() {
-  while (document.hidden) await isShownAgain();
+  while (document.hidden) {
+    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+  }
 }
 
 export const live = new Live();
