@@ -1,16 +1,16 @@
 """How good a job's model is, in detail: its confusions on the test images, and images that it tells right and wrong."""
 
 import base64
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from api.conditional import CONDITIONAL, etag_of, is_known, refuse_another
 from api.problems import documented, headers
-from api.state import JobId, known, state_of
+from api.state import JobId, drawn, known, state_of
 from api.strict import StrictRoute
 from core.catalogue import DATASETS
 from core.jobs.store import StoredModel
@@ -87,14 +87,16 @@ async def evaluation(job_id: JobId, query: Annotated[EvaluationQuery, Query()], 
     if refused := _unchanged(request, _etag(stored, query)):
         return refused
     stored, split, found = await state.evaluating.of(state.store, stored)
-    text = await to_thread.run_sync(_rendered, stored, split, found, query)
+    text = await drawn(state, _rendered, stored, split, found, query)
     about = {"ETag": _etag(stored, query), "Cache-Control": "no-cache"}
     return Response(text, media_type="application/json", headers=about)
 
 
 def _etag(stored: StoredModel, query: EvaluationQuery) -> str:
-    """The weights and the question decide the answer."""
-    return etag_of(f"{stored.files['safetensors']['sha256']} {stored.dataset} {stored.partial} {query!r}")
+    """The weights, the question and what this version makes of them decide the answer."""
+    return etag_of(
+        f"{version('descent')} {stored.files['safetensors']['sha256']} {stored.dataset} {stored.partial} {query!r}"
+    )
 
 
 def _unchanged(request: Request, etag: str) -> Response | None:

@@ -28,6 +28,9 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+_GZIP = re.compile(
+    r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE
+)  # and not with a quality of nothing
 _FOR_EVER = "public, max-age=31536000, immutable"
 # No inline script or style, nothing from elsewhere; pictures are drawn here (data: and blob:).
 _POLICY = (
@@ -56,7 +59,7 @@ async def file(digest: str, name: str, request: Request) -> Response:
     if packed is None:
         raise NotFound("no such file of the page; it may be of another version: load the page again")
     headers = {"Cache-Control": _FOR_EVER, "Vary": "Accept-Encoding"}
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if _GZIP.search(request.headers.get("accept-encoding", "")):
         headers["Content-Encoding"] = "gzip"
     else:
         packed = await run_in_threadpool(gzip.decompress, packed)

@@ -35,7 +35,7 @@ _TELL_VIOLATIONS = """
 
 def chromium() -> str | None:
     named = os.environ.get("DESCENT_CHROMIUM")
-    return named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    return next((path for name in ([named] if named else NAMES) if (path := shutil.which(name))), None)
 
 
 def install(*packages: str) -> None:
@@ -46,9 +46,10 @@ def install(*packages: str) -> None:
     quiet = ["apt-get", "-qq", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=120"]
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in ([*quiet, "update"], [*quiet, "install", "--yes", "--no-install-recommends", *packages]):
-        done = subprocess.run(command, env=env, stdout=subprocess.DEVNULL, timeout=_INSTALL_LIMIT_S, check=False)
-        if done.returncode:
-            sys.stderr.write(f"{' '.join(command)} failed: {HOW}\n")
+        try:
+            subprocess.run(command, env=env, stdout=subprocess.DEVNULL, timeout=_INSTALL_LIMIT_S, check=True)
+        except subprocess.SubprocessError as error:
+            sys.stderr.write(f"{error}\n{HOW}\n")
             return
 
 

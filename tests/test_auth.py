@@ -51,7 +51,7 @@ MISSING, MISSING_SWEEP = "job_" + "0" * 32, "sweep_" + "0" * 32
 MOST_LIVE = 3
 PICTURE = {"image": [0.0] * 784}
 TENSOR = {"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [1]}  # looked at once there is a model
-OPEN_PATHS = ["/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/version", "/problems/unauthorized",
+OPEN_PATHS = ["/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/version", "/problems/unauthorized",
               "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"]  # fmt: skip
 
 

@@ -49,9 +49,12 @@ def test_the_page_is_asked_for_again_and_its_files_never(api: Api) -> None:
 def test_a_file_is_whole_for_clients_that_take_no_gzip(api: Api) -> None:
     path = re.search(r'src="(/page/[^"]+/main.js)"', get(api.url).text)
     assert path
-    plain = get(f"{api.url}{path[1]}", **{"Accept-Encoding": "identity"})
-    assert "content-encoding" not in plain.headers
-    assert plain.content == (WEB / "main.js").read_bytes()
+    for wish in ("identity", "gzip;q=0", "br, gzip; q=0.0", "xgzip"):
+        plain = get(f"{api.url}{path[1]}", **{"Accept-Encoding": wish})
+        assert "content-encoding" not in plain.headers, wish
+        assert plain.content == (WEB / "main.js").read_bytes()
+    for wish in ("gzip", "br, GZIP;q=0.5", "gzip;q=1.0, br"):
+        assert get(f"{api.url}{path[1]}", **{"Accept-Encoding": wish}).headers["content-encoding"] == "gzip", wish
 
 
 def test_a_file_of_another_version_is_not_there(api: Api) -> None:
@@ -113,6 +116,21 @@ def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api:
         assert page.evaluate(ground) == "rgb(255, 255, 255)"
         page.reload()
         assert page.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("where", ["run/%", "constructor", "toString/x?on=%"])
+def test_an_address_that_means_nothing_does_not_break_the_page(visit: Visit, where: str) -> None:
+    visit.allowed.append("Failed to load resource")
+    page = visit.open(where)
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(page.locator("tr[data-id]")).not_to_have_count(0)
+
+
+def test_who_switches_something_in_the_header_by_keyboard_stays_there(visit: Visit) -> None:
+    page = visit.open()
+    for name in ("theme", "language"):
+        page.locator(f"#{name}").press("Enter")
+        expect(page.locator(f"#{name}")).to_be_focused()
 
 
 def test_a_server_that_is_away_is_told_and_so_is_its_return(visit: Visit) -> None:

@@ -4,10 +4,11 @@
 // `route` is `{view, id, query, setQuery}`: `query` is a URLSearchParams; `setQuery(changes)` puts what is to be seen into the
 // address without a new entry in the browser's history, so that a link shows the same (null takes a name out).
 
-import { connection, get, setKey } from "./api.js";
-import { add, fill, h } from "./dom.js";
+import { connection, get } from "./api.js";
+import { fill, h } from "./dom.js";
 import * as draw from "./draw.js";
 import * as explain from "./explain.js";
+import { askForKey } from "./key.js";
 import { live } from "./live.js";
 import * as create from "./new.js";
 import * as rate from "./rate.js";
@@ -23,12 +24,13 @@ const root = h("main", { id: "view", tabIndex: -1 });
 const header = h("header.frame");
 const banner = h("div.banner", { role: "status", hidden: true });
 let unmount = null;
+let isKeyWanted = false;
 
 function route() {
   const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, id] = path.split("/");
   const query = new URLSearchParams(search);
-  return { view: view in VIEWS ? view : "runs", id: id ? decodeURIComponent(id) : null, query, setQuery };
+  return { view: Object.hasOwn(VIEWS, view) ? view : "runs", id: id || null, query, setQuery };
 }
 
 function setQuery(changes) {
@@ -44,6 +46,7 @@ function setQuery(changes) {
 
 function show() {
   const now = route();
+  const focused = document.activeElement?.id; // the header is made anew: who switched something there stays there
   unmount?.();
   document.title = `${t(`title.${now.view}`)} · Descent`;
   showHeader(now.view);
@@ -51,6 +54,14 @@ function show() {
   fill(root);
   root.dataset.view = now.view;
   unmount = VIEWS[now.view].mount(root, now) ?? null;
+  if (focused) document.getElementById(focused)?.focus();
+}
+
+/** Another address: begin at its top, and tell those who do not see it. */
+function go() {
+  show();
+  scrollTo(0, 0);
+  root.focus({ preventScroll: true });
 }
 
 function showHeader(view) {
@@ -99,8 +110,9 @@ function wear(theme) {
 }
 
 function showBanner() {
-  banner.hidden = connection.isUp;
-  fill(banner, t("frame.offline"));
+  banner.hidden = connection.isUp && !isKeyWanted;
+  if (!connection.isUp) fill(banner, t("frame.offline"));
+  else fill(banner, t("key.title"), " ", h("button", { type: "button", onclick: wantKey }, t("key.enter_one")));
 }
 
 function skip(event) {
@@ -108,33 +120,17 @@ function skip(event) {
   root.focus();
 }
 
-/** Ask for a key, once at a time, and go on with it. */
-function askForKey() {
-  if (document.querySelector("dialog.key")) return;
-  const input = h("input", {
-    type: "password",
-    name: "key",
-    required: true,
-    autocomplete: "off",
-    placeholder: "dsc_…",
-    "aria-label": t("key.label"),
-  });
-  const dialog = h("dialog.key", { "aria-labelledby": "key-title" });
-  const enter = async (event) => {
-    event.preventDefault();
-    setKey(input.value.trim());
-    dialog.remove();
-    await live.refresh().catch(() => {});
-    show();
-  };
-  add(
-    dialog,
-    h("h2", { id: "key-title" }, t("key.title")),
-    h("p", {}, t("key.text")),
-    h("form", { method: "dialog", onsubmit: enter }, input, h("button.primary", { type: "submit" }, t("key.enter"))),
-  );
-  document.body.append(dialog);
-  dialog.showModal();
+/** The server wants a key. Where none is entered a button in the banner asks again. */
+function wantKey() {
+  isKeyWanted = true;
+  showBanner();
+  askForKey(enterWithKey);
+}
+
+async function enterWithKey() {
+  isKeyWanted = false;
+  await live.refresh().catch(() => {}); // a wrong one is asked for again, what else is wrong the view says
+  show();
 }
 
 const kept = localStorage.getItem(THEME);
@@ -147,8 +143,8 @@ document.body.append(
   h("footer.frame", { id: "footer" }),
 );
 connection.addEventListener("change", showBanner);
-connection.addEventListener("key", askForKey);
-window.addEventListener("hashchange", show);
+connection.addEventListener("key", wantKey);
+window.addEventListener("hashchange", go);
 window.addEventListener("online", () => live.refresh().catch(() => {}));
 show();
 live.start();
