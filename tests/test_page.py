@@ -96,15 +96,15 @@ def test_the_language_can_be_switched_and_is_remembered(visit: Visit) -> None:
     page = visit.open()
     expect(page.get_by_role("link", name="Draw a digit")).to_be_visible()
     page.get_by_role("button", name="中文").click()
-    expect(page.get_by_role("link", name="手写数字")).to_be_visible()
+    expect(page.get_by_role("link", name="手写识别")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     page.reload()
-    expect(page.get_by_role("link", name="手写数字")).to_be_visible()
+    expect(page.get_by_role("link", name="手写识别")).to_be_visible()
 
 
 def test_a_chinese_browser_is_spoken_to_in_chinese(browser: Browser, api: Api) -> None:
     with visiting(browser, api.url, locale="zh-CN") as visit:
-        expect(visit.open().get_by_role("link", name="手写数字")).to_be_visible()
+        expect(visit.open().get_by_role("link", name="手写识别")).to_be_visible()
 
 
 def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api: Api) -> None:

@@ -78,9 +78,26 @@ def test_a_sweep_that_goes_on_can_be_cancelled_from_its_card(api: Api, browser: 
     with visiting(browser, api.url) as visit:
         card = visit.open(f"?sweep={going.id}").locator("section.sweep")
         expect(card).to_contain_text("0 of 4 runs have ended")
-        card.get_by_role("button", name="Cancel the sweep").click()
+        button = card.get_by_role("button")
+        button.focus()
+        button.press("Enter")
+        expect(button).to_have_text("Press again to cancel all that is not done")
+        button.press("Enter")
         expect(card).to_contain_text("4 of 4 runs have ended")
         expect(card).to_contain_text("cancelled")
+
+
+def test_who_is_in_the_card_stays_there_while_it_is_followed(api: Api, browser: Browser) -> None:
+    going = sweep_of(api)
+    with visiting(browser, api.url) as visit:
+        card = visit.open(f"?sweep={going.id}").locator("section.sweep")
+        summary = card.get_by_text("By configuration")
+        expect(summary).to_be_visible()
+        summary.focus()
+        beside(finish(api, dict([next(iter(going.jobs.items()))])))
+        expect(card).to_contain_text("1 of 4 runs have ended")
+        expect(summary).to_be_focused()
+        post(api, f"/sweeps/{going.id}/cancel")
 
 
 def test_a_sweep_that_is_gone_is_told(visit: Visit, sweep: Sweep) -> None:
@@ -106,6 +123,22 @@ def test_the_grid_is_a_table_whose_cells_are_the_stronger_the_better(visit: Visi
 
     page.locator(".grid select").select_option("training time")
     expect(page.locator(".grid .cell").first).to_contain_text("3.1 s")
+
+
+def test_a_cell_averages_only_runs_that_differ_in_their_seed_alone(api: Api, browser: Browser) -> None:
+    settings = [{"seed": 0}, {"seed": 1}, {"seed": 0, "batch_size": 500}]
+    jobs = [
+        post(api, "/jobs", {"optimizer": "adam", "learning_rate": 0.1, "name": "cell", **more}) for more in settings
+    ]
+    beside(finish(api, {("adam", 0.1): jobs[0]["id"]}))
+    with visiting(browser, api.url) as visit:
+        cell = visit.open("?chart=grid&q=cell").locator(".grid .cell")
+        expect(cell).to_have_count(1)
+        expect(cell).to_contain_text("11.35")
+        expect(cell).to_contain_text("1 of 2 runs · best of 2 settings")
+        beside(finish(api, {("adam", 0.001): jobs[2]["id"]}))  # as good as that pair is
+        expect(cell).to_contain_text("99.00")
+        post(api, f"/jobs/{jobs[1]['id']}/cancel")
 
 
 def test_a_cell_ticks_its_runs(visit: Visit, sweep: Sweep) -> None:

@@ -4,7 +4,7 @@
 import { h } from "./dom.js";
 import { byOptimizer, rateOf, rateText } from "./encoding.js";
 import { live } from "./live.js";
-import { duration, loss, percent, said, t } from "./text.js";
+import { duration, loss, percent, t } from "./text.js";
 
 /** What a cell may show of a run: its value (null when there is none yet), how it is written, and whether more is better. */
 const MEASURES = {
@@ -43,7 +43,7 @@ function table(jobs, onPick) {
     const key = `${job.spec.optimizer.name} ${rateText(job.spec)}`;
     cells.set(key, [...(cells.get(key) ?? []), job]);
   }
-  const shade = shading([...cells.values()].map(mean));
+  const shade = shading([...cells.values()].map((jobs) => settingsOf(jobs)[0].mean?.value ?? null));
   return h(
     "table",
     {},
@@ -55,7 +55,7 @@ function table(jobs, onPick) {
         "tr",
         {},
         h("td"),
-        columns.map((rate) => h("th.number", { scope: "col" }, rate)),
+        columns.map((rate) => h("th", { scope: "col" }, rate)),
       ),
     ),
     h(
@@ -73,40 +73,66 @@ function table(jobs, onPick) {
   );
 }
 
-/** The mean of what is measured over the runs of a cell; null when none has it. */
+/** What is measured, over the runs that have it: its mean and how many they are. Null when none has it. */
 function mean(jobs) {
   const values = jobs.map(MEASURES[measure].of).filter((value) => value !== null);
-  return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+  return values.length
+    ? { value: values.reduce((sum, value) => sum + value, 0) / values.length, n: values.length }
+    : null;
+}
+
+/** The runs of a cell by what they share beside the seed: only such may be averaged. The best first, those without a value last. */
+function settingsOf(jobs) {
+  const groups = new Map();
+  for (const job of jobs) {
+    const { seed, name, tags, device, max_runtime_s, log_every, ...rest } = job.spec;
+    const key = JSON.stringify(rest);
+    groups.set(key, [...(groups.get(key) ?? []), job]);
+  }
+  const found = [...groups.values()].map((members) => ({ jobs: members, mean: mean(members) }));
+  const sign = MEASURES[measure].moreIsBetter ? -1 : 1;
+  return found.sort((a, b) =>
+    a.mean && b.mean ? sign * (a.mean.value - b.mean.value) : (a.mean ? 0 : 1) - (b.mean ? 0 : 1),
+  );
 }
 
 function cell(jobs, shade, onPick) {
   if (!jobs) return h("td");
-  const value = mean(jobs);
-  const running = jobs.find((job) => !job.terminal);
-  const text = value === null ? waiting(jobs, running) : MEASURES[measure].text(value);
-  const outcomes = [...new Set(jobs.map((job) => live.overview(job.id)?.verdict?.outcome).filter(Boolean))];
-  const verdict = jobs.length === 1 ? said(live.overview(jobs[0].id)?.verdict) : "";
+  const settings = settingsOf(jobs);
+  const [best] = settings;
+  const outcomes = [...new Set(best.jobs.map((job) => live.overview(job.id)?.verdict?.outcome).filter(Boolean))];
+  const share = shade(best.mean?.value ?? null);
   return h(
-    "td.number",
+    "td",
     {},
     h(
       "button.cell",
       {
         type: "button",
-        title: verdict,
-        dataset: { share: shade(value) },
-        style: { "--share": shade(value) },
+        dataset: { share },
+        style: { "--share": share },
         onclick: () => onPick(jobs.map((job) => job.id)),
       },
-      h("span", {}, text, jobs.length > 1 && h("small", {}, ` ×${jobs.length}`)),
-      outcomes.length > 0 && h("small", {}, outcomes.map((outcome) => t(`verdict.${outcome}`)).join(", ")),
+      h("span", {}, best.mean ? MEASURES[measure].text(best.mean.value) : waiting(best.jobs)),
+      h("small", {}, outcomes.map((outcome) => t(`verdict.${outcome}`)).join(", ")),
+      h(
+        "small",
+        {},
+        [seeds(best), settings.length > 1 && t("grid.settings", { n: settings.length })].filter(Boolean).join(" · "),
+      ),
     ),
   );
 }
 
-function waiting(jobs, running) {
-  if (!running) return t(`status.${jobs[0].status}`);
-  return running.status === "running" ? percent(running.progress.fraction, 0) : t(`status.${running.status}`);
+/** How many runs a mean is of, where that is not plain. */
+function seeds({ jobs, mean: found }) {
+  if (jobs.length < 2 || !found) return "";
+  return found.n < jobs.length ? t("grid.some", { n: found.n, all: jobs.length }) : t("grid.mean", { n: found.n });
+}
+
+function waiting(jobs) {
+  const running = jobs.find((job) => job.status === "running");
+  return running ? percent(running.progress.fraction, 0) : t(`status.${jobs[0].status}`);
 }
 
 /**

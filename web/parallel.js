@@ -109,7 +109,11 @@ function linesOf(jobs, axes, onPick) {
     const dash = dashOf(job.spec);
     if (dash !== "solid") element.setAttribute("stroke-dasharray", dash.replaceAll("px", ""));
     element.onclick = () => onPick([job.id]);
-    element.onkeydown = (event) => event.key === "Enter" && onPick([job.id]);
+    element.onkeydown = (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault(); // of the page by Space
+      onPick([job.id]);
+    };
     return { element, ys: new Map(points.map(({ name, y }) => [name, y])) };
   });
 }

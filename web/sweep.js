@@ -1,91 +1,113 @@
 // One sweep above its runs: how far it is, what came of it by configuration, and whether the best two differ by more than noise.
 
 import { get, post } from "./api.js";
-import { fill, h } from "./dom.js";
+import { fill, h, renew } from "./dom.js";
 import { live } from "./live.js";
+import { wordsOf } from "./refusal.js";
 import { duration, loss, number, percent, said, t } from "./text.js";
 
 const AGAIN_MS = 2000;
 
 /** The card of a sweep; it follows the sweep until it has ended or `gone()` is called. */
 export function sweepCard(id) {
-  const element = h("section.card.sweep", { "aria-label": t("sweep.title") }, h("p.muted", {}, t("sweep.loading")));
-  const stop = new AbortController();
-  let timer = null;
-  let isAsking = false;
-  const ask = async () => {
-    timer = null;
-    isAsking = true;
-    try {
-      const sweep = await get(`/sweeps/${id}`, { signal: stop.signal });
-      show(element, sweep, ask);
-      if (sweep.terminal) stop.abort();
-    } catch (error) {
-      if (stop.signal.aborted) return;
-      fill(element, h("p.error", {}, error.status === 404 ? t("sweep.gone") : error.message));
-    } finally {
-      isAsking = false;
-    }
-    soon();
-  };
-  const soon = () => {
-    if (!stop.signal.aborted && !isAsking) timer ??= setTimeout(ask, AGAIN_MS);
-  };
-  live.addEventListener("change", soon, { signal: stop.signal });
-  ask();
-  return {
-    element,
-    gone() {
-      stop.abort();
-      clearTimeout(timer);
-    },
-  };
+  const card = new Card(id);
+  return { element: card.element, gone: () => card.gone() };
 }
 
-function show(element, sweep, again) {
-  const { jobs, ended, fraction } = sweep.progress;
-  const error = h("p.error", { role: "alert", hidden: true });
-  fill(
-    element,
-    h(
-      "div.row",
-      {},
+/** Its parts stay what they are while their contents change, so that nobody loses their place. */
+class Card {
+  #id;
+  #stop = new AbortController();
+  #timer = null;
+  #isAsking = false;
+  #head = h("div.row", {}, h("span.muted", {}, t("sweep.loading")));
+  #cancel = h("button.danger", { type: "button", hidden: true, onclick: () => this.#cancelled() }, t("sweep.cancel"));
+  #error = h("p.error", { role: "alert", hidden: true });
+  #progress = h("progress", { max: 1, value: 0, hidden: true, "aria-label": t("sweep.progress") });
+  #noise = h("p");
+  #table = h("div.scroll");
+  #details = h("details", { hidden: true }, h("summary", {}, t("sweep.table")), this.#table);
+
+  constructor(id) {
+    this.#id = id;
+    this.element = h(
+      "section.card.sweep",
+      { "aria-label": t("sweep.title") },
+      h("div.row", {}, this.#head, h("span.space"), this.#cancel),
+      this.#error,
+      this.#progress,
+      this.#noise,
+      this.#details,
+    );
+    live.addEventListener("change", () => this.#soon(), { signal: this.#stop.signal });
+    this.#ask();
+  }
+
+  gone() {
+    this.#stop.abort();
+    clearTimeout(this.#timer);
+  }
+
+  #soon() {
+    if (!this.#stop.signal.aborted && !this.#isAsking) this.#timer ??= setTimeout(() => this.#ask(), AGAIN_MS);
+  }
+
+  async #ask() {
+    this.#timer = null;
+    this.#isAsking = true;
+    try {
+      const sweep = await get(`/sweeps/${this.#id}`, { signal: this.#stop.signal });
+      this.#show(sweep);
+      if (sweep.terminal) this.#stop.abort();
+    } catch (error) {
+      if (error.status === 404) this.#tell(t("sweep.gone"));
+      // what else is wrong the banner says; what was shown stays, and it is asked again
+    }
+    this.#isAsking = false;
+    this.#soon();
+  }
+
+  #tell(words) {
+    renew(this.#head, words, () => null);
+    this.#error.hidden = !words;
+    fill(this.#error, words);
+  }
+
+  #show(sweep) {
+    const { jobs, ended, fraction } = sweep.progress;
+    renew(this.#head, [sweep.name, sweep.status, ended], () => [
       h("h2", {}, sweep.name ?? t("sweep.title")),
       h("span.chip", {}, t(`sweep.status.${sweep.status}`)),
       h("span.muted", {}, t("sweep.ended", { ended, n: jobs })),
-      h("span.space"),
-      !sweep.terminal && cancelButton(sweep, error, again),
-    ),
-    error,
-    !sweep.terminal && h("progress", { max: 1, value: fraction, "aria-label": t("sweep.progress") }),
-    sweep.table.noise && h("p", {}, said(sweep.table.noise)),
-    h(
-      "details",
-      { open: element.querySelector("details")?.open ?? false },
-      h("summary", {}, t("sweep.table")),
-      groups(sweep.table),
-    ),
-  );
-}
+    ]);
+    this.#cancel.hidden = sweep.terminal;
+    this.#cancel.setAttribute("aria-disabled", sweep.status === "cancelling");
+    this.#progress.hidden = sweep.terminal;
+    this.#progress.value = fraction;
+    renew(this.#noise, sweep.table.noise, () => said(sweep.table.noise));
+    this.#details.hidden = false;
+    renew(this.#table, sweep.table, () => groups(sweep.table));
+  }
 
-function cancelButton(sweep, error, again) {
-  const cancel = async (event) => {
-    event.target.disabled = true;
-    try {
-      await post(`/sweeps/${sweep.id}/cancel`);
-      await live.refresh();
-      again();
-    } catch (problem) {
-      error.hidden = false;
-      fill(error, problem.message);
-      event.target.disabled = false;
+  /** The first press asks, the second does it: a thumb finds this place too easily. */
+  async #cancelled() {
+    if (this.#cancel.getAttribute("aria-disabled") === "true") return;
+    if (!this.#cancel.dataset.asked) {
+      this.#cancel.dataset.asked = "yes";
+      fill(this.#cancel, t("sweep.cancel_really"));
+      return;
     }
-  };
-  return h(
-    "button.danger",
-    { type: "button", onclick: cancel, disabled: sweep.status === "cancelling" },
-    t("sweep.cancel"),
-  );
+    this.#cancel.setAttribute("aria-disabled", "true");
+    try {
+      await post(`/sweeps/${this.#id}/cancel`);
+      this.#tell("");
+      live.refresh().catch(() => {}); // the next poll tells it as well
+    } catch (problem) {
+      this.#tell(wordsOf(problem));
+      this.#cancel.setAttribute("aria-disabled", "false");
+    }
+    this.#ask();
+  }
 }
 
 function groups(table) {
