@@ -76,6 +76,7 @@ class Live extends EventTarget {
     this.isRead = true;
     this.#overviewing();
     if (floor) await this.#refreshOlder(question);
+    if (this.#failures) await this.#catchUp();
   }
 
   /** Read the next older runs. */
@@ -143,7 +144,6 @@ class Live extends EventTarget {
       try {
         await this.refresh();
         this.failure = null;
-        if (this.#failures) await this.#catchUp();
       } catch (error) {
         this.failure = error; // a refusal is tried again like an outage
         this.#tell();
