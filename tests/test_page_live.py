@@ -112,7 +112,7 @@ def verdict(page: Page, job_id: str) -> Locator:
 
 def drawn(page: Page) -> int:
     """How many points the curve of a run's page has."""
-    return int(page.evaluate("document.querySelector('.run-plot').data?.[0].x.length ?? 0"))
+    return int(page.evaluate("document.querySelector('.run-plot')?.data?.[0].x.length ?? 0"))
 
 
 def wait_for_points(page: Page, count: int) -> None:
