@@ -2,6 +2,7 @@
 
 /** So many points are shown as they are; of more, the least and the largest of each stretch. */
 export const MOST_SHOWN = 5000;
+const MOST_HELD = 2 * MOST_SHOWN; // of a run that goes on
 
 export class History {
   /** `stepsPerEpoch` places points on an axis of epochs. */
@@ -15,6 +16,8 @@ export class History {
     this.epochs = [];
     /** How many points there are on the server; more than here when they were sampled there. */
     this.count = 0;
+    /** Whether this is all there will be, unless the run is trained again. */
+    this.isWhole = false;
   }
 
   /** Add points of the API, `{step, loss, time_s}`. Those that are here already are not added again. */
@@ -28,6 +31,13 @@ export class History {
       this.loss.push(point.loss);
       this.count += 1;
     }
+    if (this.step.length > MOST_HELD) this.#thin();
+  }
+
+  /** As the server samples. */
+  #thin() {
+    const kept = shown(this.loss);
+    for (const name of ["step", "time", "loss"]) this[name] = kept.map((index) => this[name][index]);
   }
 
   addEpoch(metrics) {

@@ -2,24 +2,20 @@
 // (a browser opens six connections to a server at most). Views read from here, and are told when something changed.
 
 import { get, Problem, stream } from "./api.js";
-import { History, MOST_SHOWN } from "./history.js";
+import { Histories } from "./histories.js";
+import { Listing } from "./listing.js";
+import { Overviews } from "./overviews.js";
+import { happening, pauseUnless, whileLookedAt } from "./patience.js";
 
 const POLL_MS = 5000;
 const TELL_MS = 200; // changes are told together
-const PAGE = 100;
+const RESTART_MS = 300; // runs that begin together are one change of the stream
 const MOST_STREAMED = 50;
-const OVERVIEW_POINTS = 64;
+const MOST_LOOKED_AT = 20; // with one poll, of runs that no list has
 const BACKOFF_MS = [1000, 2000, 4000, 8000];
+const URGENCY = ["running", "pausing", "cancelling", "queued", "paused"]; // which runs the stream is for, if it is too many
 
-/** What the table shows of a run that has ended, beside its summary. */
-class Overview {
-  constructor(curve, row) {
-    /** `{outcome, rule, numbers, en, zh}` or null. */
-    this.verdict = row.verdict;
-    this.spark = curve.loss;
-    this.bestAccuracy = curve.epochs.valid_accuracy.length ? Math.max(...curve.epochs.valid_accuracy) : null;
-  }
-}
+const isGone = (error) => error instanceof Problem && error.status === 404;
 
 /** Fires `change` with `detail.ids`, the runs that changed, and `detail.isList`, whether some came or went. */
 class Live extends EventTarget {
@@ -27,19 +23,18 @@ class Live extends EventTarget {
   jobs = new Map();
   /** Whether the list was read at all; until then there is nothing to show, not even that there is nothing. */
   isRead = false;
-  /** Whether there are older runs than those in `jobs`. */
-  hasMore = false;
   /** Why the list could not be read the last time, or null. */
   failure = null;
 
-  #histories = new Map();
-  #loading = new Map(); // id -> the promise of its history
-  #overviews = new Map();
-  #asked = new Map(); // id -> what its overview is of
-  #cursors = new Map(); // id -> its part of the stream's ids
+  #listing = new Listing();
+  #histories = new Histories();
+  #overviews = new Overviews({ check: (ids) => this.#lookAt(ids), tell: (id) => this.#tell(id) });
+  #questions = 0; // asked so far: the server's answers can overtake each other
+  #reads = new Map(); // id -> the question that its summary answers
   #streamed = [];
+  #failures = 0; // of the stream, since it last told something
   #restart = null;
-  #oldest = null;
+  #restarting = null;
   #changed = new Set();
   #isListChanged = false;
   #timer = null;
@@ -49,12 +44,17 @@ class Live extends EventTarget {
     return [...this.jobs.keys()].sort().reverse();
   }
 
+  /** Whether there are older runs than those in `jobs`. */
+  get hasMore() {
+    return this.#listing.hasMore;
+  }
+
   history(id) {
-    return this.#histories.get(id) ?? null;
+    return this.#histories.get(id);
   }
 
   overview(id) {
-    return this.#overviews.get(id) ?? null;
+    return this.#overviews.get(id);
   }
 
   /** Poll and stream from now on, as long as the page is looked at. */
@@ -63,49 +63,51 @@ class Live extends EventTarget {
     this.#streaming();
   }
 
-  /** Ask for the newest runs now. Raises as `send` does. */
+  /** Ask for the newest runs and for those that go on now. Raises as `send` does. */
   async refresh() {
-    const page = await get(`/jobs?limit=${PAGE}`);
-    const oldest = page.jobs.at(-1)?.id ?? "";
-    const found = new Set(page.jobs.map((job) => job.id));
-    for (const id of this.jobs.keys()) {
-      if (!found.has(id) && (id > oldest || page.next === null)) this.#forget(id);
+    const question = ++this.#questions;
+    const { jobs, floor } = await this.#listing.newest();
+    const found = new Set(jobs.map((job) => job.id));
+    for (const [id, read] of this.#reads) {
+      if (read < question && id > floor && !found.has(id)) this.#forget(id); // one that was read since is newer than the list
     }
-    for (const job of page.jobs) this.#put(job);
-    if (!this.isRead || page.next === null) this.hasMore = page.next !== null;
-    this.#oldest ??= page.next;
+    this.#putAll(jobs, question);
     if (!this.isRead) this.#tellList();
     this.isRead = true;
     this.#overviewing();
+    if (floor) await this.#refreshOlder(question);
+    if (this.#failures) await this.#catchUp();
   }
 
   /** Read the next older runs. */
   async more() {
     if (!this.hasMore) return;
-    const page = await get(`/jobs?limit=${PAGE}&after=${this.#oldest}`);
-    for (const job of page.jobs) this.#put(job);
-    this.#oldest = page.next;
-    this.hasMore = page.next !== null;
+    const question = ++this.#questions;
+    this.#putAll(await this.#listing.older(), question);
     this.#tellList();
     this.#overviewing();
   }
 
   /** Read the runs of a sweep, however old they are. Raises as `send` does. */
   async loadSweep(sweep) {
-    for (let after = ""; after !== null; ) {
-      const page = await get(`/jobs?limit=${PAGE}&sweep=${encodeURIComponent(sweep)}${after && `&after=${after}`}`);
-      for (const job of page.jobs) this.#put(job);
-      after = page.next;
-    }
+    const question = ++this.#questions;
+    for await (const jobs of this.#listing.ofSweep(sweep)) this.#putAll(jobs, question);
     this.#overviewing();
   }
 
   /** Read one run anew, after something was asked of it or where the list does not reach. Raises as `send` does. */
   async look(id) {
-    const job = await get(`/jobs/${id}`);
-    this.#put(job);
-    this.#overviewing();
-    return job;
+    const question = ++this.#questions;
+    try {
+      const job = await get(`/jobs/${id}`);
+      this.#put(job, question);
+      this.#histories.complete(job);
+      this.#overviewing();
+      return job;
+    } catch (error) {
+      if (isGone(error) && this.jobs.has(id)) this.#forget(id);
+      throw error;
+    }
   }
 
   /** A run that is gone. */
@@ -115,35 +117,23 @@ class Live extends EventTarget {
 
   /** The losses of a run; they grow by themselves while it goes on. Raises as `send` does. */
   load(id) {
+    this.#histories.want(id);
     const known = this.#histories.get(id);
     if (known && (known.isWhole || this.#streamed.includes(id))) return Promise.resolve(known);
-    if (!this.#loading.has(id))
-      this.#loading.set(
-        id,
-        this.#read(id).finally(() => this.#loading.delete(id)),
-      );
-    return this.#loading.get(id); // two readings of a run that goes on would take each other's points away
+    return this.#read(id);
   }
 
   async #read(id) {
-    const job = this.jobs.get(id) ?? (await this.look(id));
-    const [page, metrics] = await Promise.all([
-      get(`/jobs/${id}/loss?shape=columns&max_points=${MOST_SHOWN}`),
-      get(`/jobs/${id}/metrics`),
-    ]);
-    const history = new History(job.progress.total_steps / job.progress.epochs);
-    Object.assign(history, {
-      step: page.points.step,
-      time: page.points.time_s,
-      loss: page.points.loss,
-      epochs: metrics.epochs,
-      count: page.count,
-      isWhole: page.terminal,
-    });
-    this.#histories.set(id, history);
-    this.#cursors.set(id, `${page.count}.${metrics.epochs.length}.0`);
+    const history = await this.#histories.read(id, () => this.#found(id));
+    if (!this.jobs.has(id)) this.#histories.forget(id); // meanwhile it was deleted
     this.#tell(id);
     return history;
+  }
+
+  /** A run to read the history of; of one that goes on all is needed that the server says of it. */
+  #found(id) {
+    const job = this.jobs.get(id);
+    return job && (job.terminal || !job.latest) ? job : this.look(id);
   }
 
   // --- the list ----------------------------------------------------------------------------------------------------------
@@ -162,106 +152,111 @@ class Live extends EventTarget {
     }
   }
 
-  #put(job) {
+  /** The runs that go on and are older than the list was read; `question` was the list's. */
+  async #refreshOlder(question) {
+    const next = ++this.#questions;
+    this.#putAll(await this.#listing.live(), next);
+    const unseen = this.#live().filter((id) => this.#reads.get(id) < question); // ended, deleted, or far down in the queue
+    unseen.sort((one, other) => this.#reads.get(one) - this.#reads.get(other));
+    await this.#lookAt(unseen.slice(0, MOST_LOOKED_AT));
+  }
+
+  /** Look at each of them; who is gone is forgotten. */
+  #lookAt(ids) {
+    const look = (id) =>
+      this.look(id).catch((error) => {
+        if (!isGone(error)) throw error;
+      });
+    return Promise.all(ids.map(look));
+  }
+
+  #putAll(jobs, question) {
+    for (const job of jobs) this.#put(job, question);
+  }
+
+  /** Take what the server says of a run, unless it said more when it was asked later. */
+  #put(job, question) {
+    if (this.#reads.get(job.id) > question) return;
+    this.#reads.set(job.id, question);
     const before = this.jobs.get(job.id);
     if (before?.updated_at === job.updated_at && before.latest?.step === job.latest?.step) return;
     this.jobs.set(job.id, job);
     if (!before) this.#tellList();
-    if (before?.terminal && !job.terminal) this.#reopened(job.id);
+    if (before?.terminal) this.#trained(job);
     this.#tell(job.id);
-    if (!job.terminal && !this.#streamed.includes(job.id)) this.#restart?.();
+    if (before?.status !== job.status) this.#restartSoon();
   }
 
-  #reopened(id) {
+  /** A run that had ended was trained more. */
+  #trained({ id, terminal }) {
     const history = this.#histories.get(id);
     if (history) history.isWhole = false;
+    if (!terminal) this.#overviews.forget(id);
   }
 
   #forget(id) {
-    this.jobs.delete(id);
-    for (const each of [this.#histories, this.#overviews, this.#asked, this.#cursors]) each.delete(id);
+    for (const each of [this.jobs, this.#reads]) each.delete(id);
+    for (const each of [this.#histories, this.#overviews]) each.forget(id);
     this.#tellList();
     this.#tell(id);
+    this.#restartSoon(); // there is room for another in the stream
   }
 
-  // --- what the table shows ------------------------------------------------------------------------------------------------
-
+  /** What the table shows of those that have ended; with it their histories are needed only where a view asked for them. */
   async #overviewing() {
-    const ended = this.ids.filter(
-      (id) => this.jobs.get(id).terminal && this.jobs.get(id).spec.learning_rate.schedule !== "range_test",
-    );
-    const wanted = ended.filter((id) => this.#asked.get(id) !== this.jobs.get(id).updated_at);
-    for (const id of wanted) this.#asked.set(id, this.jobs.get(id).updated_at);
-    for (let from = 0; from < wanted.length; from += MOST_STREAMED) {
-      const batch = wanted.slice(from, from + MOST_STREAMED);
-      try {
-        await this.#overview(batch);
-      } catch {
-        for (const id of batch) this.#asked.delete(id); // a later poll asks again
-      }
-    }
-  }
-
-  async #overview(ids) {
-    const compared = await get(`/compare?jobs=${ids.join(",")}&max_points=${OVERVIEW_POINTS}`);
-    compared.curves.forEach((curve, index) => {
-      this.#overviews.set(curve.job_id, new Overview(curve, compared.table.runs[index]));
-      this.#tell(curve.job_id);
-    });
+    const jobs = this.ids.map((id) => this.jobs.get(id));
+    await this.#overviews.need(jobs.filter((job) => job.terminal && job.spec.learning_rate.schedule !== "range_test"));
+    const hasEnded = (id) => !this.#streamed.includes(id) && (this.jobs.get(id)?.terminal ?? true);
+    for (const id of this.#histories.settle(hasEnded)) this.#read(id).catch(() => {}); // a later poll tries again
   }
 
   // --- the stream ----------------------------------------------------------------------------------------------------------
 
   async #streaming() {
-    let failures = 0;
     for (;;) {
       await whileLookedAt();
+      const ids = this.#mostUrgent();
       const stop = new AbortController();
-      const changed = new Promise((resolve) => {
-        this.#restart = () => {
-          this.#restart = null;
-          setTimeout(resolve, 300); // several that begin at once are one change
-        };
-      });
-      this.#streamed = this.#liveIds();
-      if (!this.#streamed.length) {
-        await changed;
-        continue;
-      }
-      document.addEventListener("visibilitychange", () => document.hidden && stop.abort(), { signal: stop.signal });
-      changed.then(() => stop.abort());
-      try {
-        await this.#follow(this.#streamed, stop.signal);
-        failures = 0;
-      } catch (error) {
-        if (!stop.signal.aborted) {
-          if (error instanceof Problem && error.status === 422) this.#startOver();
-          await pauseUnless(BACKOFF_MS[Math.min(failures++, BACKOFF_MS.length - 1)], window, "online");
-        }
-      }
-      stop.abort();
+      this.#streamed = ids;
+      this.#restart = () => stop.abort();
+      if (!ids.length) await happening(stop.signal, "abort");
+      else await this.#follow(ids, stop);
       this.#streamed = [];
     }
   }
 
-  #liveIds() {
-    const live = this.ids.filter((id) => !this.jobs.get(id).terminal);
-    const running = live.filter((id) => this.jobs.get(id).status !== "queued");
-    const queued = live.filter((id) => this.jobs.get(id).status === "queued").reverse(); // the next to run first
-    return [...running, ...queued].slice(0, MOST_STREAMED).sort();
+  /** Follow these runs until others are more urgent, nobody looks, or the stream ends; then wait, if it told nothing. */
+  async #follow(ids, stop) {
+    document.addEventListener("visibilitychange", () => document.hidden && stop.abort(), { signal: stop.signal });
+    try {
+      await this.#listen(ids, stop.signal);
+      const isNew = ids.join() !== this.#mostUrgent().join();
+      this.#failures = isNew ? 0 : this.#failures + 1;
+    } catch (error) {
+      if (stop.signal.aborted) return;
+      this.#failures += 1;
+      await this.#refused(error, ids);
+    }
+    stop.abort();
+    this.#streamed = [];
+    const pause = BACKOFF_MS[Math.min(this.#failures, BACKOFF_MS.length) - 1];
+    if (pause) await pauseUnless(pause, window, "online");
   }
 
-  async #follow(ids, signal) {
+  async #listen(ids, signal) {
     for (const id of ids) {
-      if (!this.#histories.has(id)) await this.load(id);
+      if (!this.#histories.get(id)) await this.#read(id);
     }
-    const lastId = ids.map((id) => this.#cursors.get(id)).join(",");
+    const lastId = ids.map((id) => this.#histories.cursor(id)).join(",");
     const onEvent = ({ id, event, data }) => {
-      this.#cursors.set(data.job_id, id.split(",")[ids.indexOf(data.job_id)]);
+      this.#failures = 0;
+      this.#histories.move(data.job_id, id.split(",")[ids.indexOf(data.job_id)]);
       this.#take(event, data);
     };
     const isOver = await stream(`/events?jobs=${ids.join(",")}`, { lastId, onEvent, signal });
-    if (isOver) await this.refresh();
+    if (!isOver) return;
+    await this.refresh();
+    await this.#lookAt(this.#live().filter((id) => ids.includes(id))); // they ended since, or were deleted
   }
 
   #take(event, data) {
@@ -275,19 +270,47 @@ class Live extends EventTarget {
       job.progress.fraction = (step + 1) / job.progress.total_steps;
     } else if (event === "epoch") {
       history.addEpoch(data.metrics);
-    } else {
-      if (data.terminal) history.isWhole = true;
-      if (data.status !== job.status || data.terminal) this.look(job.id).catch(() => {}); // the next poll asks again
+    } else if (data.status !== job.status || data.terminal) {
+      this.look(job.id).catch(() => {}); // the next poll asks again
     }
     this.#tell(job.id);
   }
 
-  /** The server does not know our place any more: it was restored, or a job trained anew. */
-  #startOver() {
-    for (const id of this.#streamed) {
-      this.#histories.delete(id);
-      this.#cursors.delete(id);
+  /** The server would not let us listen: it knows less than we do (it was restored, or a job trained anew), or a run is gone. */
+  async #refused(error, ids) {
+    if (error instanceof Problem && error.status === 422) for (const id of ids) this.#histories.drop(id);
+    if (isGone(error)) await this.#lookAt(ids).catch(() => {}); // the next try asks again
+  }
+
+  /** What the stream did not tell. */
+  async #catchUp() {
+    const isBehind = (id) => {
+      const [{ latest, progress }, history] = [this.jobs.get(id), this.#histories.get(id)];
+      return history && (latest?.step > (history.step.at(-1) ?? -1) || progress.epoch > history.epochs.length);
+    };
+    for (const id of this.#mostUrgent().filter(isBehind)) {
+      await this.#histories.catchUp(id).catch((error) => this.#refused(error, [id]));
+      this.#tell(id);
     }
+  }
+
+  #live() {
+    return this.ids.filter((id) => !this.jobs.get(id).terminal);
+  }
+
+  /** Of those that go on as many as a stream may have: what trains first, then what trains next. */
+  #mostUrgent() {
+    const live = this.#live().reverse(); // the next to run first
+    const of = (status) => live.filter((id) => this.jobs.get(id).status === status);
+    return URGENCY.flatMap(of).slice(0, MOST_STREAMED).sort();
+  }
+
+  #restartSoon() {
+    if (this.#restarting) return;
+    this.#restarting = setTimeout(() => {
+      this.#restarting = null;
+      if (this.#mostUrgent().some((id) => !this.#streamed.includes(id))) this.#restart?.();
+    }, RESTART_MS);
   }
 
   // --- telling -------------------------------------------------------------------------------------------------------------
@@ -305,26 +328,6 @@ class Live extends EventTarget {
       [this.#changed, this.#isListChanged, this.#timer] = [new Set(), false, null];
       this.dispatchEvent(new CustomEvent("change", { detail }));
     }, wait);
-  }
-}
-
-/** So long, or until something happens, if that is sooner. Leaves no listener behind. */
-function pauseUnless(ms, target, name) {
-  return new Promise((resolve) => {
-    const stop = new AbortController();
-    const end = () => {
-      stop.abort();
-      clearTimeout(timer);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    target.addEventListener(name, end, { signal: stop.signal });
-  });
-}
-
-async function whileLookedAt() {
-  while (document.hidden) {
-    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
   }
 }
 
