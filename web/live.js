@@ -1,7 +1,7 @@
 // All runs, kept fresh: the list by polling, and what happens in those that go on by one event stream for all of them
 // (a browser opens six connections to a server at most). Views read from here, and are told when something changed.
 
-import { get, Problem, stream } from "./api.js";
+import { get, Problem, pauseUnless, stream } from "./api.js";
 import { History, MOST_SHOWN } from "./history.js";
 
 const POLL_MS = 5000;
@@ -306,20 +306,6 @@ class Live extends EventTarget {
       this.dispatchEvent(new CustomEvent("change", { detail }));
     }, wait);
   }
-}
-
-/** So long, or until something happens, if that is sooner. Leaves no listener behind. */
-function pauseUnless(ms, target, name) {
-  return new Promise((resolve) => {
-    const stop = new AbortController();
-    const end = () => {
-      stop.abort();
-      clearTimeout(timer);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    target.addEventListener(name, end, { signal: stop.signal });
-  });
 }
 
 async function whileLookedAt() {
