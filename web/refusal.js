@@ -59,10 +59,11 @@ export const isMissing = ({ detail }) => detail === "this is required";
 export function wordsOf(error, away = "refusal.away") {
   if (error instanceof Unreachable) return t(error.isLate ? "refusal.late" : away);
   if (!(error instanceof Problem)) return error.message; // the page's own words
-  const words = CODES.includes(error.code)
-    ? t(`refusal.code.${error.code}`)
-    : worded(error.errors[0]?.detail ?? error.message);
-  return error.retryAfterS ? `${words} ${t("refusal.again", { s: error.retryAfterS })}` : words;
+  const told = worded(error.errors[0]?.detail ?? error.message);
+  const words = CODES.includes(error.code) ? [t(`refusal.code.${error.code}`)] : [told];
+  if (error.code === "unavailable") words.push(told); // what is missing there, and the command that helps
+  if (error.retryAfterS) words.push(t("refusal.again", { s: error.retryAfterS }));
+  return words.join(" ");
 }
 
 /** Why a run failed: `error` is the job's. */
