@@ -108,7 +108,7 @@ class View {
     const action = terminal ? again : this.#cancelButton(status === "cancelling");
     fill(this.head, h("h1", {}, t("rate.title", { optimizer: name })), statusChip(status), h("span.space"), action);
     const told = {
-      failed: () => h("p.error", {}, t("rate.failed", { why: error ? failureOf(error) : "" })),
+      failed: () => h("p.error", {}, t("rate.failed", { why: error ? `${failureOf(error)} (${error.message})` : "" })),
       cancelled: () => h("p.muted", {}, t("rate.was_cancelled")),
       queued: () => h("p.card.muted", {}, t("rate.waits")),
     }[status];
