@@ -239,7 +239,7 @@ def test_the_curl_line_asks_the_same_and_the_drawing_is_saved_as_png(visit: Visi
     draw(page, SEVEN)
     page.get_by_text("The same as curl").click()
     expect(page.locator(".request code")).to_have_text(
-        f"curl -s '{visit.url}/predict?debug=true' \\ -F image=@digit.png -F model='it'\\''s' -F top_k=3"
+        f"curl -X POST '{visit.url}/predict?debug=true' \\ -F 'image=@digit.png' \\ -F 'model=it'\\''s' \\ -F 'top_k=3'"
     )
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save PNG").click()

@@ -103,7 +103,7 @@ def test_a_curve_grows_while_the_page_looks_on_and_a_failure_is_told(visit: Visi
     expect(page.locator("main progress")).to_be_visible()
     expect(page.locator(".rate-plot .scatterlayer .trace")).to_have_count(2, timeout=20_000)
     beside(fail(claim))
-    expect(page.locator("main .error")).to_contain_text("<i>the disk is full</i>")
+    expect(page.locator("main .error:visible")).to_contain_text("<i>the disk is full</i>")
     expect(page.locator(".rate-answer")).to_have_count(0)
     expect(page.locator("main progress")).to_have_count(0)
 
@@ -131,4 +131,4 @@ def test_a_range_test_is_shown_again_when_the_server_is_back(visit: Visit, api: 
 def test_a_range_test_that_is_not_here_is_said_not_to_be(visit: Visit) -> None:
     visit.allowed.append(REFUSED)
     page = visit.open("rate/job_00000000000000000000000000000000")
-    expect(page.locator("main .error")).to_contain_text("no range test with this id")
+    expect(page.locator("main .error:visible")).to_contain_text("no range test with this id")

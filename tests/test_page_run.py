@@ -235,6 +235,14 @@ def test_a_run_whose_model_is_in_use_stays_and_it_says_why(api: Api, visit: Visi
     http.delete("/models/prod").raise_for_status()
 
 
+def test_the_answer_to_an_action_stays_and_so_does_the_focus(visit: Visit, http: httpx2.Client) -> None:
+    page = visit.open(f"run/{submitted(http)}")
+    button(page, "Pause").press("Enter")
+    expect(button(page, "Go on")).to_be_focused()
+    expect(status(page)).to_have_text("paused")
+    expect(page.locator(".run-said")).to_have_text("The run is paused now.")
+
+
 def test_an_action_that_does_not_reach_the_server_says_so(visit: Visit, http: httpx2.Client) -> None:
     visit.allowed.append("Failed to load resource")
     page = visit.open(f"run/{submitted(http)}")

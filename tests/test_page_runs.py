@@ -24,6 +24,11 @@ from tests.staged import Api, api_without_worker, begun, ended, falling
 OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam")
 RATES = (0.1, 0.01, 0.001)
 HOSTILE = "<img src=x onerror='window.hacked = 1'>"
+RULES = {
+    "settled": "no other rule holds",
+    "rising_again": "the smoothed loss rises",
+    "still_falling": "the loss is still",
+}
 ONLINE = "dispatchEvent(new Event('online'))"  # as a browser does, so that nobody waits for the next poll
 FORMULA = '=cmd|"calc"'
 
@@ -308,6 +313,48 @@ def test_a_run_that_is_gone_is_told_and_the_others_are_shown(visit: Visit, stage
     expect(page.locator(".notes")).to_have_text("1 run of this link is not there any more.")
 
 
+def test_a_curve_that_is_refused_for_now_is_drawn_later(visit: Visit, staged: Staged) -> None:
+    visit.allowed.append("429")
+    busy = {"status": 429, "headers": {"Retry-After": "1"}, "body": '{"code": "rate-limited"}'}
+    visit.context.route("**/loss?*", lambda route: route.fulfill(**busy))
+    with visit.page.expect_response("**/loss?*"):
+        page = visit.open(f"?on={staged.runs['adam', 0.1]},{staged.runs['sgd', 0.1]}")
+    expect(page.locator(".notes")).to_have_text("Reading 2 curves…")
+    visit.context.unroute("**/loss?*")
+    drawn(page, 2)
+    expect(page.locator(".notes")).to_have_text("")
+
+
+def test_the_chart_comes_when_plotly_can_be_loaded_after_all(visit: Visit, staged: Staged) -> None:
+    visit.allowed.extend(["Failed to load resource", "preload"])
+    visit.context.route("**/plotly.min.js", lambda route: route.abort())
+    page = visit.open(f"?on={staged.runs['adam', 0.1]}")
+    problem = page.locator(".curves > [role=alert]")
+    expect(problem).to_be_visible()
+    visit.context.unroute("**/plotly.min.js")
+    row(page, staged.runs["sgd", 0.1]).get_by_role("checkbox").check()
+    drawn(page, 2)
+    expect(problem).to_be_hidden()
+
+
+def test_what_cannot_be_exported_is_told_in_the_readers_language(staged: Staged, browser: Browser) -> None:
+    with visiting(browser, staged.api.url, locale="zh-CN") as visit:
+        visit.allowed.append("Failed to load resource")
+        page = visit.open(f"?on={staged.runs['adam', 0.1]}")
+        drawn(page, 1)
+        visit.context.set_offline(True)
+        page.get_by_role("button", name="CSV").click()
+        expect(page.locator(".runs-chart .failed")).to_have_text("无法连接服务器。")
+
+
+def test_the_tabs_name_what_they_show(visit: Visit) -> None:
+    page = visit.open()
+    page.get_by_role("tab").nth(1).click()
+    panel = page.get_by_role("tabpanel", name=page.get_by_role("tab").nth(1).inner_text())
+    expect(panel.locator(".grid")).to_be_visible()
+    expect(page.get_by_role("tab").nth(1)).to_have_attribute("aria-controls", str(panel.get_attribute("id")))
+
+
 def test_more_than_twenty_are_not_drawn_over_each_other(visit: Visit) -> None:
     page = visit.open("?on=none")
     page.get_by_role("button", name="Tick all").click()
@@ -408,12 +455,13 @@ def test_a_row_says_what_became_of_its_run_and_by_which_rule(visit: Visit, stage
     chip.hover()
     tip = page.locator(".tip")
     expect(tip).to_contain_text(verdict["en"])
-    expect(tip).to_contain_text(f"Rule: {verdict['rule']}")
+    rule = RULES[verdict["rule"]]
+    expect(tip).to_contain_text(f"Rule: {rule}")
     page.mouse.move(0, 0)
     expect(tip).to_be_hidden()
     chip.focus()
     expect(tip).to_be_visible()
-    assert verdict["rule"] in (chip.get_attribute("aria-description") or "")
+    assert rule in (chip.get_attribute("aria-description") or "")
 
 
 def test_names_and_tags_are_text(visit: Visit, staged: Staged) -> None:

@@ -1,8 +1,12 @@
 // What can be asked of a run as it stands, and what the server says to it.
 
-import { Problem, post, remove } from "./api.js";
+import { post, remove } from "./api.js";
+import { copied, copiedWords } from "./clipboard.js";
+import { curl } from "./curl.js";
 import { add, fill, h, renew } from "./dom.js";
+import { isRangeTest } from "./encoding.js";
 import { live } from "./live.js";
+import { wordsOf } from "./refusal.js";
 import { t } from "./text.js";
 
 // By status, in the order of their buttons. `extend` and `delete` need more than a click.
@@ -18,8 +22,6 @@ const POSSIBLE = {
 };
 const MOST_EPOCHS = 1000;
 
-export const isRangeTest = (job) => job.spec.learning_rate.schedule === "range_test";
-
 /** The buttons of a run; they change with its status. */
 export function actions(first) {
   const [row, said] = [h("div.row"), h("p.run-said.small", { role: "status" })];
@@ -32,18 +34,17 @@ export function actions(first) {
     h("a.button", { href: `#/new?from=${first.id}` }, t("run.again")),
     h("a.button", { href: `#/?on=${first.id}` }, t("run.compare")),
     copying(t("run.copy_link"), () => location.href, tell),
-    copying(t("run.copy_curl"), () => curlOf(job.spec), tell),
+    copying(t("run.copy_curl"), () => curl("/jobs", job.spec), tell),
   ];
   const element = h("section.run-actions", { "aria-label": t("run.actions") }, row, said);
   return { element, update };
 
   function update(now) {
     job = now;
-    const names = POSSIBLE[job.status].filter((name) => !(name === "extend" && isRangeTest(job)));
-    renew(row, [job.status], () => {
-      tell("");
-      return [names.map((name) => control(name, job, tell)), h("span.space"), links];
-    });
+    const names = POSSIBLE[job.status].filter((name) => !(name === "extend" && isRangeTest(job.spec)));
+    const hadFocus = row.contains(document.activeElement);
+    renew(row, [job.status], () => [names.map((name) => control(name, job, tell)), h("span.space"), links]);
+    if (hadFocus && !row.contains(document.activeElement)) row.querySelector("button, input, a").focus();
   }
 }
 
@@ -57,25 +58,20 @@ function control(name, job, tell) {
   return button;
 }
 
-/** Ask for a change, with the button held meanwhile; the run is read anew, so that what is seen follows. */
+/** Ask for a change, with the button held meanwhile (it keeps the focus); the run is read anew, so that what is seen follows. */
 async function ask(path, body, button, tell) {
-  button.disabled = true;
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
   tell(t("run.asking"));
   try {
     const job = await post(path, body);
     await live.look(job.id);
     tell(t("run.asked", { status: t(`status.${job.status}`) }));
   } catch (error) {
-    tell(wordsOf(error), true);
+    tell(wordsOf(error, "run.unreachable"), true);
   } finally {
-    button.disabled = false;
+    button.ariaDisabled = null;
   }
-}
-
-/** What went wrong, for people. */
-export function wordsOf(error) {
-  if (!(error instanceof Problem)) return t("run.unreachable");
-  return error.errors[0]?.detail ?? error.message;
 }
 
 function extension(job, tell) {
@@ -102,7 +98,7 @@ function askToDelete(job) {
       await remove(`/jobs/${job.id}`);
     } catch (error) {
       problem.hidden = go.disabled = false;
-      if (!(error instanceof Problem && error.status === 404)) return fill(problem, refusalOf(error));
+      if (error.status !== 404) return fill(problem, refusalOf(error));
     }
     dialog.close();
     location.hash = "#/";
@@ -126,33 +122,14 @@ function askToDelete(job) {
 }
 
 const refusalOf = (error) =>
-  error.code === "job-in-use" ? `${t("run.delete.in_use")} ${error.message}` : wordsOf(error);
+  error.code === "job-in-use" ? `${t("run.delete.in_use")} ${error.message}` : wordsOf(error, "run.unreachable");
 
 // --- copying -------------------------------------------------------------------------------------------------------------
 
 function copying(words, textOf, tell) {
   const copy = async () => {
-    await copied(textOf());
-    tell(t("run.copied"));
+    const isCopied = await copied(textOf());
+    tell(copiedWords(isCopied), !isCopied);
   };
   return h("button", { type: "button", onclick: copy }, words);
-}
-
-/** Put a text on the clipboard; the old way where the new one is not there (an address that is not this machine, without TLS). */
-export async function copied(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = h("textarea.hidden-text", { value: text });
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-}
-
-/** The command that asks for the same training. */
-export function curlOf(spec) {
-  const body = JSON.stringify(spec).replaceAll("'", "'\\''");
-  return `curl -s ${location.origin}/jobs -H 'Content-Type: application/json' -d '${body}'`;
 }

@@ -16,8 +16,13 @@ export class Problem extends Error {
   }
 }
 
-/** The server could not be reached, or gave no whole answer. */
-export class Unreachable extends Error {}
+/** The server could not be reached, or gave no whole answer; `isLate` when it was given up after its time limit. */
+export class Unreachable extends Error {
+  constructor(cause) {
+    super(cause.message);
+    this.isLate = cause.name === "TimeoutError";
+  }
+}
 
 /**
  * What the page knows of its connection. Fires `change` when `isUp` changes, `key` when the server wants one.
@@ -65,8 +70,9 @@ export async function send(method, path, { headers = {}, limitMs = LONGEST_MS, s
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    connection.tell(false);
-    throw new Unreachable(error.message);
+    const unreachable = new Unreachable(error);
+    if (!unreachable.isLate) connection.tell(false); // who is slow is there
+    throw unreachable;
   }
   connection.tell(true);
   if (response.ok || response.status === 304) return response;
@@ -90,7 +96,7 @@ async function json(method, path, body, options = {}) {
   try {
     return await response.json();
   } catch (error) {
-    throw new Unreachable(error.message); // cut in its middle
+    throw new Unreachable(error); // cut in its middle
   }
 }
 
@@ -103,7 +109,11 @@ export const remove = (path, options) => json("DELETE", path, undefined, options
 /** Save what a path answers with, under a name. */
 export async function download(path, name) {
   const response = await send("GET", path, { limitMs: 120_000 });
-  save(await response.blob(), name);
+  try {
+    save(await response.blob(), name);
+  } catch (error) {
+    throw new Unreachable(error); // cut in its middle
+  }
 }
 
 /** Hand content to the browser as a file. */
@@ -144,7 +154,7 @@ export async function stream(path, { lastId, onEvent, signal }) {
     }
   } catch (error) {
     if (signal.aborted || error instanceof Problem || error instanceof Unreachable) throw error;
-    throw new Unreachable(error.message);
+    throw new Unreachable(error);
   } finally {
     clearTimeout(timer);
   }

@@ -1,6 +1,7 @@
 // Plotly as the page uses it: loaded when it is first needed, without its cloud, in the page's colours and language, and never
 // drawn more often than the browser can keep up with.
 
+import { fill, h } from "./dom.js";
 import { language, t } from "./text.js";
 
 let loading = null;
@@ -88,6 +89,8 @@ function register(Plotly) {
 }
 
 export class Chart {
+  /** Says why nothing is drawn, until something is; for whoever shows the chart to place beside it. */
+  problem = h("p.error", { role: "alert", hidden: true });
   #drawing = null;
   #wanted = null;
   #isGone = false;
@@ -104,7 +107,7 @@ export class Chart {
 
   /**
    * Show these traces. What somebody zoomed stays as long as `layout.uirevision` does. Calls that come faster than they can be
-   * drawn are left out, all but the last; drawing takes a quarter of the time at most.
+   * drawn are left out, all but the last; drawing takes a quarter of the time at most. Resolves to whether it could be drawn.
    */
   draw(traces, layout) {
     this.#wanted = { traces, layout };
@@ -116,6 +119,7 @@ export class Chart {
     try {
       const Plotly = await plotly();
       register(Plotly);
+      this.problem.hidden = true;
       while (this.#wanted && !this.#isGone) {
         const { traces, layout } = this.#wanted;
         this.#wanted = null;
@@ -124,6 +128,11 @@ export class Chart {
         const rest = 3 * (performance.now() - began);
         await new Promise((resolve) => setTimeout(resolve, rest));
       }
+      return true;
+    } catch (error) {
+      this.problem.hidden = false;
+      fill(this.problem, error.message);
+      return false;
     } finally {
       this.#drawing = null; // in the same turn as the last look at what is wanted
     }

@@ -1,8 +1,9 @@
 // The choices that the three forms share: optimizers, rates and data sets, drawn as the charts draw them.
 
-import { h, s } from "./dom.js";
+import { h } from "./dom.js";
 import { colouring, dashOf } from "./encoding.js";
 import { folded, renewed } from "./form.js";
+import { swatch } from "./sparkline.js";
 import { language, said, t } from "./text.js";
 
 export const LESSON_RATES = ["0.1", "0.01", "0.001"];
@@ -11,20 +12,7 @@ const WHERE_RATES_ARE = ["initial", "max_learning_rate"];
 /** A short line with an optimizer's dashes, in a rate's colour where there is one: what its curve will look like. */
 export function sample(optimizer, rate, width = 44) {
   const stroke = rate === undefined ? "currentColor" : colouring([{ learning_rate: rate }])({ learning_rate: rate });
-  const dash = dashOf({ optimizer: { name: optimizer } });
-  return s(
-    "svg.new-sample",
-    { width, height: 8, viewBox: `0 0 ${width} 8`, "aria-hidden": "true" },
-    s("line", {
-      x1: 1,
-      y1: 4,
-      x2: width - 1,
-      y2: 4,
-      stroke,
-      "stroke-width": 2.5,
-      "stroke-dasharray": dash === "solid" ? null : dash.replaceAll("px", ""),
-    }),
-  );
+  return swatch(stroke, dashOf({ optimizer: { name: optimizer } }), width);
 }
 
 /** Cards, one (`radio`) or several (`checkbox`) of which are chosen. */

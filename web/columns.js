@@ -1,16 +1,15 @@
 // What the table says of a run, column by column.
 
 import { h } from "./dom.js";
-import { rateOf, rateText } from "./encoding.js";
+import { isRangeTest, rateOf, rateText, statusChip, tagsOf, verdictChip } from "./encoding.js";
 import { shown } from "./history.js";
 import { live } from "./live.js";
+import { failureOf, ruleOf } from "./refusal.js";
 import { sparkline } from "./sparkline.js";
 import { ago, duration, loss, moment, percent, said, t } from "./text.js";
 import { tipped } from "./tip.js";
 
 const SPARK_POINTS = 64;
-const CHIPS = { succeeded: "good", failed: "bad", paused: "warn", pausing: "warn", cancelling: "warn" };
-const VERDICTS = { good: "good", too_slow: "warn", oscillating: "warn", diverged: "bad" };
 
 /** All that is known of a run. */
 export function runOf(id) {
@@ -37,10 +36,10 @@ export const COLUMNS = [
   {
     name: "name",
     value: ({ job }) => job.spec.name?.toLowerCase() ?? null,
-    said: ({ job }) => [job.spec.name, ...tagsOf(job)].join("\n"),
+    said: ({ job }) => [job.spec.name, ...tagsOf(job.spec)].join("\n"),
     cell: ({ job }) => [
       job.spec.name && `${job.spec.name} `,
-      tagsOf(job).map((tag) => h("span.chip.tag", { title: tag }, tag)),
+      tagsOf(job.spec).map((tag) => h("span.chip.tag", { title: tag }, tag)),
     ],
   },
   { name: "status", value: ({ job }) => job.status, said: statusText, cell: statusCell },
@@ -84,9 +83,7 @@ export function sorted(runs, sort) {
 }
 
 /** The page of a run; a range test has one of its own. */
-const addressOf = ({ id, spec }) => `#/${spec.learning_rate.schedule === "range_test" ? "rate" : "run"}/${id}`;
-
-const tagsOf = ({ spec }) => Object.entries(spec.tags).map(([key, value]) => (value ? `${key}: ${value}` : key));
+const addressOf = ({ id, spec }) => `#/${isRangeTest(spec) ? "rate" : "run"}/${id}`;
 
 function bestAccuracy({ history, overview }) {
   const epochs = history?.epochs.map((each) => each.valid_accuracy) ?? [];
@@ -110,13 +107,13 @@ const isMoving = ({ job }) => !job.terminal && job.progress.step > 0;
 function statusText(run) {
   const { job } = run;
   const done = isMoving(run) ? ` ${percent(job.progress.fraction, 0)}` : "";
-  return `${t(`status.${job.status}`)}${done}${job.error ? `\n${job.error.message}` : ""}`;
+  return `${t(`status.${job.status}`)}${done}${job.error ? `\n${failureOf(job.error)}` : ""}`;
 }
 
 function statusCell(run) {
   const { job } = run;
-  const chip = h(`span.chip.${CHIPS[job.status] ?? "plain"}`, {}, t(`status.${job.status}`));
-  if (job.error) tipped(chip, job.error.code.replaceAll("_", " "), job.error.message);
+  const chip = statusChip(job.status);
+  if (job.error) tipped(chip, t(`status.${job.status}`), failureOf(job.error));
   if (!isMoving(run)) return chip;
   const done = percent(job.progress.fraction, 0);
   return [chip, h("progress", { value: job.progress.fraction, max: 1, title: done, "aria-label": done })];
@@ -126,8 +123,7 @@ function verdictCell({ overview }) {
   const verdict = overview?.verdict;
   if (!verdict) return "–";
   const words = t(`verdict.${verdict.outcome}`);
-  const rule = verdict.rule.replaceAll("_", " ");
-  return tipped(h(`span.chip.${VERDICTS[verdict.outcome]}`, {}, words), words, said(verdict), t("runs.rule", { rule }));
+  return tipped(verdictChip(verdict), words, said(verdict), t("runs.rule", { rule: ruleOf(verdict) }));
 }
 
 /** A sparkline is drawn anew only when a point of it would be another. */

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
 import { live } from "./live.js";
+import { ruleOf } from "./refusal.js";
 import { said } from "./text.js";
 
 const [FEWEST, MOST] = [2, 50];
@@ -38,7 +39,7 @@ export class Comparison {
 
   #say(noise) {
     this.element.hidden = !noise;
-    this.element.title = noise?.rule ?? "";
+    this.element.title = noise ? ruleOf(noise) : "";
     fill(this.element, said(noise));
   }
 

@@ -10,7 +10,7 @@ const COLUMNS = ["job_id", "label", "step", "epoch", "time_s", "loss"];
 export async function csvOf(ids) {
   const lines = [COLUMNS.join(",")];
   for (const id of ids) {
-    const { spec } = live.jobs.get(id);
+    const { spec } = live.jobs.get(id) ?? (await live.look(id)); // its curve may not be here yet
     const head = [id, spec.name ?? labelOf({ spec })].map(cell);
     for (const point of await pointsOf(id)) lines.push([...head, ...point.map(cell)].join(","));
   }

@@ -1,5 +1,7 @@
 // A request as a command that does the same in a shell.
 
+import { hasKey } from "./api.js";
+
 /** A word as a POSIX shell takes it, whatever stands in it. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -11,12 +13,17 @@ function spaced(value) {
   return `{${parts.join(", ")}}`;
 }
 
-/** The command that posts `body`; a key is named and not shown, because commands are pasted into places that others read. */
-export function curl(path, body, { hasKey }) {
-  return [
+/** A key is named and not shown, because commands are pasted into places that others read. */
+const command = (path, ...options) =>
+  [
     `curl -X POST ${quoted(`${location.origin}${path}`)}`,
-    ...(hasKey ? ['-H "Authorization: Bearer $DESCENT_API_KEY"'] : []),
-    "-H 'Content-Type: application/json'",
-    `-d ${quoted(spaced(body))}`,
+    ...(hasKey() ? ['-H "Authorization: Bearer $DESCENT_API_KEY"'] : []),
+    ...options,
   ].join(" \\\n  ");
-}
+
+/** The command that posts `body`. */
+export const curl = (path, body) => command(path, "-H 'Content-Type: application/json'", `-d ${quoted(spaced(body))}`);
+
+/** The command that posts a form; a value that begins with `@` is a file. */
+export const curlForm = (path, fields) =>
+  command(path, ...Object.entries(fields).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`));

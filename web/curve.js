@@ -5,9 +5,9 @@ import { fill, h, renew } from "./dom.js";
 import { colouring, dashOf } from "./encoding.js";
 import { MOST_SHOWN, shown, smoothed } from "./history.js";
 import { loss, number, percent, t } from "./text.js";
+import { guessing } from "./traces.js";
 
 const AXES = ["step", "epoch", "time"];
-const GUESSING = Math.log(10); // the loss of who knows nothing, of ten classes
 
 /** What is seen of the curve stands in the address: `x`, `y=log`, `smooth`. */
 export function curve(route) {
@@ -17,7 +17,7 @@ export function curve(route) {
     weight: Math.min(Math.max(Number(route.query.get("smooth")) || 0, 0), 0.99),
   };
   const plot = h("div.run-plot", { role: "figure" });
-  const [note, problem] = [h("p.muted.small"), h("p.error", { role: "alert", hidden: true })];
+  const note = h("p.muted.small");
   const chart = new Chart(plot);
   let [job, history, drawn] = [null, null, ""];
   const changed = () => {
@@ -29,7 +29,7 @@ export function curve(route) {
     {},
     h("h2", {}, t("run.curve")),
     controls(view, changed),
-    problem,
+    chart.problem,
     plot,
     note,
   );
@@ -50,9 +50,8 @@ export function curve(route) {
     renew(note, [isWhole, history.count], () =>
       isWhole ? "" : t("run.curve.sampled", { shown: number(MOST_SHOWN), count: number(history.count) }),
     );
-    chart.draw(traces, layoutOf(view, job, history)).catch((error) => {
-      problem.hidden = false;
-      fill(problem, error.message);
+    chart.draw(traces, layoutOf(view, job, history)).then((isDrawn) => {
+      if (!isDrawn) drawn = ""; // the next change tries again
     });
   }
 }
@@ -153,28 +152,6 @@ function layoutOf({ x, isLog }, job, history) {
       anchor: "x",
       ...(history.epochs.length ? {} : { range: [0, 100] }),
     },
-    shapes: [
-      {
-        type: "line",
-        xref: "paper",
-        x0: 0,
-        x1: 1,
-        y0: GUESSING,
-        y1: GUESSING,
-        line: { dash: "dot", width: 1, color: muted },
-      },
-    ],
-    annotations: [
-      {
-        xref: "paper",
-        x: 1,
-        xanchor: "right",
-        y: isLog ? Math.log10(GUESSING) : GUESSING,
-        yanchor: "bottom",
-        text: t("run.curve.guessing"),
-        showarrow: false,
-        font: { size: 11, color: muted },
-      },
-    ],
+    ...guessing(isLog, muted),
   };
 }

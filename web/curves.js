@@ -1,6 +1,6 @@
 // The curves of the ticked runs over each other, what they mean, and their numbers as a table.
 
-import { Problem } from "./api.js";
+import { connection, Problem } from "./api.js";
 import { Chart, palette, plotly } from "./chart.js";
 import { runOf } from "./columns.js";
 import { fill, h } from "./dom.js";
@@ -11,6 +11,9 @@ import { swatch } from "./sparkline.js";
 import { loss, number, percent, t } from "./text.js";
 import { layoutOf, sampledOf, tracesOf } from "./traces.js";
 
+const AGAIN_S = 2;
+const GONE = [404, 422]; // what the server says of a run that is not there, or cannot be
+
 /** More curves over each other than this cannot be told apart. */
 export const MOST_DRAWN = 20;
 
@@ -20,6 +23,7 @@ export class Curves {
   #ticked = [];
   #missing = new Set();
   #asked = new Set();
+  #later = new Map(); // id -> the timer after which it is asked for again
   #emphasised = null;
   #readout = null;
 
@@ -30,6 +34,7 @@ export class Curves {
   #numbers = h("tbody");
   #disclosure;
   #chart;
+  #stop = new AbortController();
 
   /** `onPoint(id | null)` is told which curve is pointed at. */
   constructor(showing, onPoint) {
@@ -37,7 +42,9 @@ export class Curves {
     this.#onPoint = onPoint;
     this.#chart = new Chart(this.#plot, { onView: (view) => showing.zoomTo(view), onDrawn: () => this.#drawn() });
     this.#disclosure = this.#numbersTable();
-    this.element = h("div.curves", {}, this.#frame, this.#legend, this.#notes, this.#disclosure);
+    this.element = h("div.curves", {}, this.#chart.problem, this.#frame, this.#legend, this.#notes, this.#disclosure);
+    const back = () => connection.isUp && this.show(this.#ticked); // what could not be loaded can be now
+    connection.addEventListener("change", back, { signal: this.#stop.signal });
   }
 
   /** The runs that are drawn: of those ticked the first. */
@@ -79,6 +86,8 @@ export class Curves {
   }
 
   gone() {
+    this.#stop.abort();
+    for (const timer of this.#later.values()) clearTimeout(timer);
     this.#chart.gone();
   }
 
@@ -86,27 +95,33 @@ export class Curves {
   async #need(id) {
     const history = live.history(id);
     const isStale = history && !history.isWhole && live.jobs.get(id)?.terminal;
-    if (this.#asked.has(id) || (history && !isStale)) return;
+    if (this.#asked.has(id) || this.#later.has(id) || (history && !isStale)) return;
     this.#asked.add(id);
     try {
       await live.load(id);
     } catch (error) {
-      if (!(error instanceof Problem)) return setTimeout(() => this.#asked.delete(id), 2000); // the next change asks again
-      this.#missing.add(id);
+      if (error instanceof Problem && GONE.includes(error.status)) this.#missing.add(id);
+      else this.#again(id, error.retryAfterS ?? AGAIN_S);
     }
     this.#asked.delete(id);
     this.refresh();
   }
 
+  #again(id, seconds) {
+    if (this.#stop.signal.aborted) return;
+    const ask = () => {
+      this.#later.delete(id);
+      if (this.drawn.includes(id)) this.#need(id);
+    };
+    this.#later.set(id, setTimeout(ask, 1000 * seconds));
+  }
+
   /** The first time with all curves that are on their way: drawing is what takes the longest. */
-  async #draw(runs, colourOf) {
+  #draw(runs, colourOf) {
     const isFirst = !this.#readout;
-    try {
-      if (isFirst && this.drawn.some((id) => this.#asked.has(id))) await plotly();
-      else await this.#chart.draw(tracesOf(runs, this.#showing, colourOf), layoutOf(this.#showing, palette()));
-    } catch (error) {
-      fill(this.#frame, h("p.error", {}, error.message));
-    }
+    if (isFirst && this.drawn.some((id) => this.#asked.has(id)))
+      plotly().catch(() => {}); // the chart says what is wrong
+    else this.#chart.draw(tracesOf(runs, this.#showing, colourOf), layoutOf(this.#showing, palette()));
   }
 
   #drawn() {

@@ -1,8 +1,8 @@
 // What can be taken away from a run: its weights in four formats, and its losses.
 
-import { wordsOf } from "./actions.js";
 import { download } from "./api.js";
 import { fill, h, renew } from "./dom.js";
+import { wordsOf } from "./refusal.js";
 import { bytes, t } from "./text.js";
 
 const MODELS = { pdparams: "pdparams", safetensors: "safetensors", inference: "inference.zip", onnx: "onnx" };

@@ -3,10 +3,13 @@
 import { connection, Problem, save } from "./api.js";
 import { Asking } from "./asking.js";
 import { Column } from "./bars.js";
+import { copyOf } from "./clipboard.js";
+import { curlForm } from "./curl.js";
 import { fill, h } from "./dom.js";
 import { live } from "./live.js";
 import { Models } from "./models.js";
 import { Drawing } from "./pad.js";
+import { wordsOf } from "./refusal.js";
 import { button, heading, Sheet } from "./sheet.js";
 import { has, percent, t } from "./text.js";
 
@@ -101,14 +104,7 @@ class View {
   #request() {
     this.saving = button(t("draw.save"), () => drawing.canvas().toBlob((blob) => save(blob, "digit.png")));
     const copied = h("span.small.muted", { "aria-live": "polite" });
-    const copy = button(t("draw.copy"), async () => {
-      const isCopied = await navigator.clipboard?.writeText(this.curl.textContent).then(
-        () => true,
-        () => false,
-      );
-      if (!isCopied) getSelection().selectAllChildren(this.curl);
-      fill(copied, t(isCopied ? "draw.copied" : "draw.selected"));
-    });
+    const copy = button(t("draw.copy"), () => copyOf(this.curl, copied));
     return h(
       "details.request",
       {},
@@ -125,7 +121,7 @@ class View {
       await models.read();
     } catch (error) {
       if (this.#stop.signal.aborted) return;
-      if (!models.isRead) fill(this.guesses, h("p.error", {}, wordsOf(error)));
+      if (!models.isRead) fill(this.guesses, h("p.error", {}, reasonOf(error)));
       return;
     }
     if (this.#stop.signal.aborted) return;
@@ -212,7 +208,7 @@ class View {
     if (!column || drawing.isEmpty) return;
     column.image = image;
     if (answer) column.show(answer, null);
-    else column.show(error instanceof Problem ? null : column.answer, wordsOf(error));
+    else column.show(error instanceof Problem ? null : column.answer, reasonOf(error));
     if (answer) this.#paintSeen(models.datasetOf(model), answer.predictions[0].seen);
     this.#compare();
   }
@@ -286,14 +282,9 @@ function isCommon(column, peers) {
   return peers.filter((each) => each.best === column.best).length > peers.length / 2;
 }
 
-// The name may come from a link: in a shell it must stay a word.
-const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
-const curlOf = (model) =>
-  `curl -s '${location.origin}/predict?debug=true' \\\n  -F image=@digit.png -F model=${quoted(model)} -F top_k=3`;
+const curlOf = (model) => curlForm("/predict?debug=true", { image: "@digit.png", model, top_k: 3 });
 
-function wordsOf(error) {
-  if (!(error instanceof Problem)) return t("draw.unreachable");
-  const [first] = error.errors;
-  if (first?.pointer === "/image") return t("draw.problem.image");
-  return has(`draw.problem.${error.code}`) ? t(`draw.problem.${error.code}`) : error.message;
+function reasonOf(error) {
+  if (error.errors?.[0]?.pointer === "/image") return t("draw.problem.image");
+  return has(`draw.problem.${error.code}`) ? t(`draw.problem.${error.code}`) : wordsOf(error, "draw.unreachable");
 }

@@ -1,5 +1,8 @@
 // How a run is told apart wherever it is drawn: its colour is its learning rate, its dashes are its optimizer.
 
+import { h } from "./dom.js";
+import { t } from "./text.js";
+
 // Okabe and Ito's colours, which people with any kind of colour blindness tell apart; on dark ground some are lighter.
 const COLOURS = {
   light: ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b87900", "#2b9bd6", "#7a5cc9", "#5c6670"],
@@ -19,6 +22,22 @@ const DASHES = {
   radam: "9px,2px,4px,2px",
   lamb: "20px,3px,3px,3px",
 };
+
+const STATUSES = {
+  succeeded: "good",
+  failed: "bad",
+  pausing: "warn",
+  paused: "warn",
+  cancelling: "warn",
+  cancelled: "warn",
+};
+const VERDICTS = { good: "good", too_slow: "warn", oscillating: "warn", diverged: "bad" };
+
+const chip = (kind, words) => h(`span.chip.${kind ?? "plain"}`, {}, words);
+
+/** How a run stands, and how it was judged, coloured by whether that is good. */
+export const statusChip = (status) => chip(STATUSES[status], t(`status.${status}`));
+export const verdictChip = ({ outcome }) => chip(VERDICTS[outcome], t(`verdict.${outcome}`));
 
 /** Sorts names of optimizers: the lesson's in its order, then the others. */
 export const byOptimizer = (a, b) => Object.keys(DASHES).indexOf(a) - Object.keys(DASHES).indexOf(b);
@@ -45,6 +64,16 @@ export function rateText(spec) {
 export const labelOf = (job) => `${job.spec.optimizer.name} ${rateText(job.spec)}`;
 
 export const dashOf = (spec) => DASHES[spec.optimizer.name] ?? "solid";
+
+/** The same as lengths in pixels; none for a solid line. */
+export const dashLengths = (dash) => (dash === "solid" ? [] : dash.split(",").map(Number.parseFloat));
+
+/** Whether it is a learning-rate range test, which has a page and a form of its own. */
+export const isRangeTest = (spec) => spec.learning_rate.schedule === "range_test";
+
+/** A run's tags as people write them. */
+export const tagsOf = (spec) =>
+  Object.entries(spec.tags ?? {}).map(([key, value]) => (value ? `${key}: ${value}` : key));
 
 /**
  * A colour for each rate of these runs: the lesson's three always have the same, others take the next that are free, in the order

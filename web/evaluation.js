@@ -1,11 +1,12 @@
 // How good a run's model is: which classes it takes for which, and test images that it tells right and wrong.
 
-import { wordsOf } from "./actions.js";
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
+import { wordsOf } from "./refusal.js";
 import { language, number, percent, t } from "./text.js";
 
 const CELL_EXAMPLES = 40;
+const LIMIT_MS = 120_000; // ten thousand images on one core, behind others
 const FAINTEST = 4; // a share of 10 to the power of minus this is the least that is coloured
 
 let kept = null; // the last answer, by the weights' digest: a change of language or colours need not ask again
@@ -25,11 +26,16 @@ export function evaluation(id) {
   }
 
   async function read() {
+    const wanted = asked;
     fill(body, h("p.muted", { role: "status" }, t("run.evaluation.busy")));
     try {
-      if (kept?.sha256 !== asked || kept.job_id !== id) kept = await get(`/jobs/${id}/evaluation`);
-      fill(body, whole(kept));
+      const isKept = kept?.sha256 === wanted && kept.job_id === id;
+      const found = isKept ? kept : await get(`/jobs/${id}/evaluation`, { limitMs: LIMIT_MS });
+      if (wanted !== asked) return; // of other weights, which are being read
+      kept = found;
+      fill(body, whole(found));
     } catch (error) {
+      if (wanted !== asked) return;
       const again = h("button", { type: "button", onclick: read }, t("run.again_now"));
       fill(body, h("div.error", { role: "alert" }, absenceOf(error)), h("p.row.run-retry", {}, again));
     }
@@ -37,7 +43,7 @@ export function evaluation(id) {
 }
 
 const absenceOf = (error) =>
-  error.status === 503 ? `${t("run.evaluation.unavailable")} ${error.message}` : wordsOf(error);
+  error.status === 503 ? `${t("run.evaluation.unavailable")} ${wordsOf(error)}` : wordsOf(error);
 
 /** The name of a class in the reader's language. */
 const nameOf = (found, number) => found.classes[number][language === "zh" ? "label_zh" : "label"];
@@ -141,7 +147,7 @@ async function showCell(examples, found, { label, predicted }, showAll) {
   if (!count) return;
   try {
     const asked = `label=${label}&predicted=${predicted}&examples=${CELL_EXAMPLES}`;
-    const { examples: few } = await get(`/jobs/${found.job_id}/evaluation?${asked}`);
+    const { examples: few } = await get(`/jobs/${found.job_id}/evaluation?${asked}`, { limitMs: LIMIT_MS });
     const images = [...few.wrong, ...few.right];
     const told = images.length < count ? t("run.cell.some", { shown: images.length, count: number(count) }) : null;
     fill(examples, gallery(found, title, images, back), told && h("p.muted.small", {}, told));

@@ -1,7 +1,7 @@
 // What happened to a run, the checkpoints it left, and its spec.
 
-import { copied } from "./actions.js";
 import { get } from "./api.js";
+import { copied, copiedWords } from "./clipboard.js";
 import { fill, h, renew } from "./dom.js";
 import { bytes, duration, moment, number, percent, t } from "./text.js";
 
@@ -70,8 +70,7 @@ export function spec() {
     const whole = JSON.stringify(job.spec, null, 2);
     renew(text, whole, () => whole);
     copy.onclick = async () => {
-      await copied(whole);
-      fill(copy, t("run.copied"));
+      fill(copy, copiedWords(await copied(whole)));
     };
   }
 }

@@ -1,6 +1,6 @@
 // A run's log as the lesson prints it, and the table of its epochs.
 
-import { copied } from "./actions.js";
+import { copied, copiedWords } from "./clipboard.js";
 import { fill, h, renew } from "./dom.js";
 import { duration, loss, number, percent, t } from "./text.js";
 
@@ -31,7 +31,7 @@ const endOf = ({ epoch, valid_accuracy }) => `epoch: ${epoch}, validation accura
 
 /** As NumPy prints a float32: the shortest digits that name it. */
 function float32(value) {
-  if (value === null) return "not finite";
+  if (value === null) return t("runs.not_finite");
   for (let digits = 1; digits < 9; digits++) {
     const short = Number(value.toPrecision(digits));
     if (Math.fround(short) === Math.fround(value)) return String(short);
@@ -44,8 +44,7 @@ export function log() {
   const told = h("p.hidden-text", { role: "status" }); // once an epoch: the lines come too fast to be read out
   const copy = h("button.quiet.small", { type: "button", disabled: true }, t("run.log.copy"));
   copy.onclick = async () => {
-    await copied(`${box.textContent}\n`);
-    fill(copy, t("run.copied"));
+    fill(copy, copiedWords(await copied(`${box.textContent}\n`)));
   };
   const title = h("div.row", {}, h("h2", {}, t("run.log")), h("span.space"), copy);
   const element = h("section.card.run-log-card", {}, title, box, told);

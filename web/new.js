@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { catalogue } from "./catalogue.js";
 import { fill, h } from "./dom.js";
+import { isRangeTest } from "./encoding.js";
 import { find } from "./find.js";
 import { Form } from "./form.js";
 import { lesson } from "./lesson.js";
@@ -56,7 +57,7 @@ function ways(chosen) {
 }
 
 function failed(error, again) {
-  const words = error.errors ? wordsOf(error) : t("new.not_loaded");
+  const words = wordsOf(error, "new.not_loaded");
   return h(
     "div.error",
     { role: "alert" },
@@ -73,7 +74,7 @@ async function drafted(chosen, { query }, known) {
   const draft = new Draft();
   if (query.has("from")) {
     const { spec } = await get(`/jobs/${encodeURIComponent(query.get("from"))}`);
-    if (spec.learning_rate.schedule === "range_test" && chosen === "train") location.replace(`#/new?do=rate&${query}`);
+    if (isRangeTest(spec) && chosen === "train") location.replace(`#/new?do=rate&${query}`);
     draft.values = valuesOf(spec, known);
   }
   for (const [name, key] of Object.entries(way.query)) if (query.has(name)) draft.values.set(key, query.get(name));

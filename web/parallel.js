@@ -2,7 +2,7 @@
 // WebGL code that the page's policy forbids. Dragging along an axis keeps only the runs that pass there.
 
 import { add, h, s } from "./dom.js";
-import { byOptimizer, colouring, dashOf, labelOf, rateOf } from "./encoding.js";
+import { byOptimizer, colouring, dashOf, isRangeTest, labelOf, rateOf } from "./encoding.js";
 import { live } from "./live.js";
 import { duration, loss, percent, t } from "./text.js";
 
@@ -52,9 +52,7 @@ let showKept = null; // in the drawing that is there now: a new one may take its
 
 /** The drawing of these runs. `onPick(ids)` is told which line was chosen. */
 export function parallel(ids, { onPick }) {
-  const jobs = ids
-    .map((id) => live.jobs.get(id))
-    .filter((job) => job && job.spec.learning_rate.schedule !== "range_test");
+  const jobs = ids.map((id) => live.jobs.get(id)).filter((job) => job && !isRangeTest(job.spec));
   const axes = axesOf(jobs);
   const svg = s("svg.parallel", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,

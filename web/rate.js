@@ -3,7 +3,9 @@
 import { Problem, post, send, Unreachable } from "./api.js";
 import { Chart, palette } from "./chart.js";
 import { fill, h } from "./dom.js";
-import { wordsOf } from "./refusal.js";
+import { statusChip } from "./encoding.js";
+import { pauseUnless } from "./patience.js";
+import { failureOf, wordsOf } from "./refusal.js";
 import { loss, number, said, t } from "./text.js";
 
 const MARKS = ["rate", "steepest_rate", "least_rate", "blown_up_rate"];
@@ -20,7 +22,7 @@ export function mount(root, { id }) {
 }
 
 /** A rate as people say it: `0.0031`, `3.1e-7`. */
-const rateText = (rate) => String(Number(rate.toPrecision(2)));
+const inShort = (rate) => String(Number(rate.toPrecision(2)));
 
 class View {
   #gone = new AbortController();
@@ -34,16 +36,16 @@ class View {
     this.progress = h("div");
     this.answer = h("div");
     this.plot = h("div.rate-plot", { role: "img", "aria-label": t("rate.curve") });
+    this.chart = new Chart(this.plot);
     this.numbers = h("div");
     this.points = h("details.new-folded", {}, h("summary", {}, t("rate.points")), h("div"));
     this.figure = h(
       "div.rate-figure",
       { hidden: true },
-      h("div.card", {}, h("h2", {}, t("rate.curve")), this.plot),
+      h("div.card", {}, h("h2", {}, t("rate.curve")), this.chart.problem, this.plot),
       this.numbers,
     );
     this.element = h("div", {}, this.head, this.state, this.progress, this.answer, this.figure);
-    this.chart = new Chart(this.plot);
   }
 
   gone() {
@@ -63,7 +65,7 @@ class View {
       } catch (error) {
         if (signal.aborted) return;
         if (this.#isFinal(error)) return;
-        await Promise.race([pause(1000 * (error.retryAfterS ?? 0) || AGAIN_MS), happens(window, "online")]);
+        await pauseUnless(1000 * (error.retryAfterS ?? 0) || AGAIN_MS, window, "online");
       }
     }
   }
@@ -82,7 +84,7 @@ class View {
     const isRefused = error instanceof Problem;
     if (!isRefused && !(error instanceof Unreachable)) throw error;
     const isUnknown = isRefused && (error.status === 404 || error.status === 422);
-    const words = isUnknown ? t("rate.not_here") : isRefused ? wordsOf(error) : t("rate.unreachable");
+    const words = isUnknown ? t("rate.not_here") : wordsOf(error, "rate.unreachable");
     fill(this.state, h("p.error", {}, words));
     [this.#status, this.#etag] = [null, null]; // the next answer is whole, and all of it is said again
     return isUnknown;
@@ -95,9 +97,7 @@ class View {
     this.figure.hidden = !test.curve.step.length;
     if (this.figure.hidden) return;
     this.#showNumbers(test);
-    this.chart
-      .draw(traces(test.curve), layout(test, this.plot.clientWidth < 560))
-      .catch((error) => fill(this.plot, h("p.muted", {}, error.message)));
+    this.chart.draw(traces(test.curve), layout(test, this.plot.clientWidth < 560));
   }
 
   /** What changes with the status alone; it stays as it is in between, and a button keeps its focus. */
@@ -105,13 +105,11 @@ class View {
     if (status === this.#status) return;
     this.#status = status;
     const { name } = spec.optimizer;
-    const kind = { succeeded: "good", failed: "bad" }[status];
-    const chip = h(kind ? `span.chip.${kind}` : "span.chip", {}, t(`status.${status}`));
     const again = h("a.button", { href: `#/new?do=rate&optimizer=${encodeURIComponent(name)}` }, t("rate.again"));
     const action = terminal ? again : this.#cancelButton(status === "cancelling");
-    fill(this.head, h("h1", {}, t("rate.title", { optimizer: name })), chip, h("span.space"), action);
+    fill(this.head, h("h1", {}, t("rate.title", { optimizer: name })), statusChip(status), h("span.space"), action);
     const told = {
-      failed: () => h("p.error", {}, t("rate.failed", { why: error?.message ?? "" })),
+      failed: () => h("p.error", {}, t("rate.failed", { why: error ? `${failureOf(error)} (${error.message})` : "" })),
       cancelled: () => h("p.muted", {}, t("rate.was_cancelled")),
       queued: () => h("p.card.muted", {}, t("rate.waits")),
     }[status];
@@ -147,10 +145,10 @@ class View {
     if (status !== "succeeded") return fill(this.answer);
     const { rate, sentence } = suggestion;
     const number =
-      rate === null ? h("strong.rate-number", {}, t("rate.none")) : h("strong.rate-number", {}, rateText(rate));
+      rate === null ? h("strong.rate-number", {}, t("rate.none")) : h("strong.rate-number", {}, inShort(rate));
     const use =
       rate !== null &&
-      h("a.button.primary", { href: trainWith(spec, rateText(rate)) }, t("rate.use", { rate: rateText(rate) }));
+      h("a.button.primary", { href: trainWith(spec, inShort(rate)) }, t("rate.use", { rate: inShort(rate) }));
     const said_ = h("div.rate-said", {}, h("span.small.muted", {}, t("rate.suggested")), number);
     fill(
       this.answer,
@@ -165,7 +163,7 @@ class View {
         "tr",
         {},
         h("th", { scope: "row" }, t(`rate.at.${mark}`)),
-        h("td.number", {}, rateText(suggestion[mark])),
+        h("td.number", {}, inShort(suggestion[mark])),
         h("td.number", {}, loss(lossAt(curve, suggestion[mark]))),
       ),
     );
@@ -179,7 +177,6 @@ class View {
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const happens = (target, name) => new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
 
 /** Where the form of a job is filled in as the test was. */
 function trainWith({ optimizer, dataset, seed }, rate) {
@@ -294,7 +291,7 @@ function label(mark, rate, place) {
     xshift: mark === "rate" ? -4 : 4,
     yanchor: "top",
     showarrow: false,
-    text: `${t(`rate.at.${mark}`)} ${rateText(rate)}`,
+    text: `${t(`rate.at.${mark}`)} ${inShort(rate)}`,
     bgcolor: ground,
     opacity: 0.95,
     font: { color: mark === "rate" ? accent : text, size: mark === "rate" ? 14 : 12 },

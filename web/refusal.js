@@ -1,6 +1,7 @@
 // What the server says of a wrong value, in the reader's language. It speaks English; what it says most is known here.
 
-import { amount, t } from "./text.js";
+import { Problem, Unreachable } from "./api.js";
+import { amount, has, t } from "./text.js";
 
 const KNOWN = [
   [/^Input should be greater than or equal to (?<limit>\S+)$/, "refusal.at_least"],
@@ -54,8 +55,19 @@ function readable(groups) {
 /** Whether a field is only not filled in yet. */
 export const isMissing = ({ detail }) => detail === "this is required";
 
-/** What to say of a refusal as a whole. */
-export function wordsOf(problem) {
-  const words = CODES.includes(problem.code) ? t(`refusal.code.${problem.code}`) : problem.message;
-  return problem.retryAfterS ? `${words} ${t("refusal.again", { s: problem.retryAfterS })}` : words;
+/** What to say of a request that failed; `away` is the key for a server that cannot be reached. */
+export function wordsOf(error, away = "refusal.away") {
+  if (error instanceof Unreachable) return t(error.isLate ? "refusal.late" : away);
+  if (!(error instanceof Problem)) return error.message; // the page's own words
+  const told = worded(error.errors[0]?.detail ?? error.message);
+  const words = CODES.includes(error.code) ? [t(`refusal.code.${error.code}`)] : [told];
+  if (error.code === "unavailable") words.push(told); // what is missing there, and the command that helps
+  if (error.retryAfterS) words.push(t("refusal.again", { s: error.retryAfterS }));
+  return words.join(" ");
 }
+
+/** Why a run failed: `error` is the job's. */
+export const failureOf = ({ code }) => (has(`run.error.${code}`) ? t(`run.error.${code}`) : code);
+
+/** The rule by which runs were judged or compared. */
+export const ruleOf = ({ rule }) => (has(`rule.${rule}`) ? t(`rule.${rule}`) : rule);

@@ -1,27 +1,20 @@
 // One run: how it stands, its curve and its log while it trains, and what came of it.
 
-import { actions, isRangeTest } from "./actions.js";
-import { connection, Problem } from "./api.js";
+import { actions } from "./actions.js";
+import { connection } from "./api.js";
 import { curve } from "./curve.js";
-import { fill, h, renew, s } from "./dom.js";
+import { fill, h, renew } from "./dom.js";
 import { downloads } from "./downloads.js";
-import { colouring, dashOf, labelOf } from "./encoding.js";
+import { colouring, dashOf, isRangeTest, labelOf, statusChip, tagsOf, verdictChip } from "./encoding.js";
 import { evaluation } from "./evaluation.js";
 import { events, spec } from "./events.js";
 import { live } from "./live.js";
 import { epochs, log } from "./log.js";
-import { duration, has, loss, number, percent, said, t } from "./text.js";
+import { failureOf, ruleOf, wordsOf } from "./refusal.js";
+import { swatch } from "./sparkline.js";
+import { duration, loss, number, percent, said, t } from "./text.js";
 
-const CHIPS = {
-  succeeded: "good",
-  failed: "bad",
-  pausing: "warn",
-  paused: "warn",
-  cancelling: "warn",
-  cancelled: "warn",
-};
 const QUEUE_MS = 3000;
-const VERDICT_CHIPS = { good: "good", too_slow: "warn", oscillating: "warn", diverged: "bad" };
 
 export function mount(root, route) {
   const page = new Page(root, route);
@@ -60,10 +53,9 @@ class Page {
       this.#changed();
     } catch (error) {
       if (this.#over.signal.aborted) return;
-      if (error instanceof Problem && error.status === 404) return this.#missing();
-      const words = error instanceof Problem ? error.message : t("run.away");
+      if (error.status === 404) return this.#missing();
       const again = h("button", { type: "button", onclick: () => this.seek() }, t("run.again_now"));
-      fill(this.root, h("div.error", { role: "alert" }, words), h("p.row.run-retry", {}, again));
+      fill(this.root, h("div.error", { role: "alert" }, wordsOf(error, "run.away")), h("p.row.run-retry", {}, again));
     }
   }
 
@@ -149,7 +141,7 @@ function head() {
   return { element, update };
 
   function update(job, history) {
-    const verdict = isRangeTest(job) ? null : live.overview(job.id)?.verdict;
+    const verdict = isRangeTest(job.spec) ? null : live.overview(job.id)?.verdict;
     renew(title, [job.id, job.status, job.spec.name, verdict?.outcome], () => titleOf(job, verdict));
     progress.value = job.progress.fraction;
     progress.hidden = job.status === "succeeded";
@@ -159,33 +151,14 @@ function head() {
 }
 
 function titleOf(job, verdict) {
-  const tags = Object.entries(job.spec.tags ?? {});
+  const colour = colouring([job.spec])(job.spec);
   return [
-    h("h1", {}, swatch(job), labelOf(job)),
-    h("span.chip", { id: "status", className: `chip ${CHIPS[job.status] ?? ""}` }, t(`status.${job.status}`)),
-    verdict && h("span.chip", { className: `chip ${VERDICT_CHIPS[verdict.outcome]}` }, t(`verdict.${verdict.outcome}`)),
+    h("h1", {}, swatch(colour, dashOf(job.spec), 44), labelOf(job)),
+    Object.assign(statusChip(job.status), { id: "status" }),
+    verdict && verdictChip(verdict),
     job.spec.name && h("span.run-name", {}, job.spec.name),
-    tags.map(([key, value]) => h("span.chip.run-tag", {}, value ? `${key}: ${value}` : key)),
+    tagsOf(job.spec).map((tag) => h("span.chip.run-tag", {}, tag)),
   ];
-}
-
-/** The line as it is drawn in charts. */
-function swatch(job) {
-  const stroke = colouring([job.spec])(job.spec);
-  const dash = dashOf(job.spec).replaceAll("px", "");
-  return s(
-    "svg.run-swatch",
-    { viewBox: "0 0 44 6", width: 44, height: 6, "aria-hidden": "true" },
-    s("line", {
-      x1: 0,
-      x2: 44,
-      y1: 3,
-      y2: 3,
-      stroke,
-      "stroke-width": 3,
-      "stroke-dasharray": dash === "solid" ? null : dash,
-    }),
-  );
 }
 
 function standingOf(job, history) {
@@ -217,7 +190,7 @@ function summary() {
   return { element: h("section", { "aria-label": t("run.results") }, notes, facts), update };
 
   function update(job, history) {
-    const verdict = isRangeTest(job) ? null : live.overview(job.id)?.verdict;
+    const verdict = isRangeTest(job.spec) ? null : live.overview(job.id)?.verdict;
     renew(notes, [job.error, job.stopped_early, verdict?.en, job.status], () => notesOf(job, verdict));
     const shown = factsOf(job, history);
     renew(facts, shown, () => shown.map(factOf));
@@ -232,19 +205,18 @@ function notesOf(job, verdict) {
   return [
     job.error && errorOf(job.error),
     early && h("p.run-note", {}, t("run.stopped_early", { ...early, valid_accuracy: percent(early.valid_accuracy) })),
-    isRangeTest(job) &&
+    isRangeTest(job.spec) &&
       h("p.run-note", {}, t("run.is_range_test"), " ", h("a", { href: `#/rate/${job.id}` }, t("run.to_rate"))),
     job.terminal && verdict && verdictOf(verdict),
   ];
 }
 
 function errorOf({ code, message, step }) {
-  const words = has(`run.error.${code}`) ? t(`run.error.${code}`) : code;
   const where = step === null || step === undefined ? "" : ` (${t("run.at_step", { step: number(step) })})`;
   return h(
     "div.error.run-note",
     {},
-    h("strong", {}, `${words}${where}`),
+    h("strong", {}, `${failureOf({ code })}${where}`),
     h("p.small", {}, h("code", {}, code), ` ${message}`),
   );
 }
@@ -256,7 +228,7 @@ function verdictOf(verdict) {
   return h(
     "div.run-note.run-verdict",
     {},
-    h("span.chip", { className: `chip ${VERDICT_CHIPS[verdict.outcome]}` }, t(`verdict.${verdict.outcome}`)),
+    verdictChip(verdict),
     h(
       "div",
       {},
@@ -266,7 +238,7 @@ function verdictOf(verdict) {
   );
 }
 
-const rule = (verdict) => h("p.muted", {}, t("run.verdict.rule"), " ", h("code", {}, verdict.rule));
+const rule = (verdict) => h("p.muted", {}, t("run.verdict.rule"), " ", ruleOf(verdict));
 
 const shownNumber = (value) => (typeof value === "number" ? loss(value) : String(value ?? "–"));
 

@@ -1,18 +1,20 @@
 // All runs on one page: a table of them, and the curves of those that are ticked.
 
-import { Problem, save } from "./api.js";
+import { save } from "./api.js";
 import { plotly, prepare } from "./chart.js";
+import { copied } from "./clipboard.js";
 import { runOf } from "./columns.js";
 import { Comparison } from "./comparison.js";
 import { Controls } from "./controls.js";
 import { csvOf } from "./csv.js";
 import { Curves } from "./curves.js";
 import { add, fill, h } from "./dom.js";
-import { dashOf } from "./encoding.js";
+import { dashOf, isRangeTest } from "./encoding.js";
 import { Filter } from "./filter.js";
 import { grid } from "./grid.js";
 import { live } from "./live.js";
 import { parallel } from "./parallel.js";
+import { wordsOf } from "./refusal.js";
 import { Showing } from "./showing.js";
 import { sweepCard } from "./sweep.js";
 import { RunTable } from "./table.js";
@@ -70,7 +72,7 @@ class Page {
   #noList() {
     const { failure } = live;
     if (!failure) return h("p.muted", {}, t("runs.loading"));
-    return h("p.error", {}, failure instanceof Problem ? failure.message : t("runs.away"));
+    return h("p.error", {}, wordsOf(failure, "runs.away"));
   }
 
   #lay() {
@@ -90,7 +92,7 @@ class Page {
           this.#rows();
         },
       }),
-      picture: h("div.picture"),
+      picture: h("div.picture", { id: "runs-picture", role: "tabpanel" }),
       tabs: h("div.tabs", { role: "tablist", "aria-label": t("runs.tabs"), onkeydown: (event) => this.#turn(event) }),
       told: h("span.small.muted", { role: "status" }),
       older: h("button", { type: "button", onclick: () => this.#more() }, t("runs.older")),
@@ -195,7 +197,7 @@ class Page {
     const { picture } = this.#parts;
     const draw = PICTURES[this.#showing.chart];
     if (!draw) return;
-    const ids = this.#shown().filter((id) => live.jobs.get(id).spec.learning_rate.schedule !== "range_test");
+    const ids = this.#shown().filter((id) => !isRangeTest(live.jobs.get(id).spec));
     const runs = ids.map(runOf);
     const key = runs.map(({ id, job, overview }) => `${id} ${job.updated_at} ${Boolean(overview)}`).join();
     if (picture.firstChild && picture.dataset.key === key) return;
@@ -240,14 +242,16 @@ class Page {
     const isCurves = this.#showing.chart === "curves";
     const tab = (name) => {
       const isOn = this.#showing.chart === name;
-      const chosen = { role: "tab", "aria-selected": String(isOn), tabIndex: isOn ? 0 : -1 };
+      const chosen = { "aria-selected": String(isOn), tabIndex: isOn ? 0 : -1 };
+      const its = { id: `runs-tab-${name}`, role: "tab", "aria-controls": picture.id };
       return h(
         "button",
-        { type: "button", value: name, ...chosen, onclick: () => this.#open(name) },
+        { type: "button", value: name, ...its, ...chosen, onclick: () => this.#open(name) },
         t(`runs.tab.${name}`),
       );
     };
     fill(tabs, ["curves", ...Object.keys(PICTURES)].map(tab));
+    picture.setAttribute("aria-labelledby", `runs-tab-${this.#showing.chart}`);
     for (const button of exports) button.hidden = !isCurves;
     fill(picture);
     if (isCurves) add(picture, controls.element, curves.element);
@@ -283,9 +287,9 @@ class Page {
   async #link() {
     this.#showing.pin();
     await this.#say(async () => {
-      await navigator.clipboard.writeText(location.href);
-      return t("runs.copied");
-    }, t("runs.not_copied"));
+      if (!(await copied(location.href))) throw new Error(t("runs.not_copied"));
+      return t("copy.done");
+    });
   }
 
   async #more() {
@@ -293,14 +297,14 @@ class Page {
   }
 
   /** Do something, and say beside the buttons what came of it. */
-  async #say(action, otherwise = null) {
+  async #say(action) {
     const { told } = this.#parts;
     told.classList.remove("failed");
     try {
       fill(told, (await action()) ?? "");
     } catch (error) {
       told.classList.add("failed");
-      fill(told, otherwise ?? error.message);
+      fill(told, wordsOf(error));
     }
   }
 }

@@ -1,6 +1,7 @@
 // A loss history as small as a word.
 
 import { s } from "./dom.js";
+import { dashLengths } from "./encoding.js";
 
 const [WIDTH, HEIGHT, EDGE] = [88, 22, 2];
 const LEAST = 1e-6; // a loss of 0 has no logarithm
@@ -34,8 +35,8 @@ function pathOf(heights) {
 }
 
 /** A sample of a run's line, to know it by: its colour and its dashes. */
-export function swatch(colour, dash) {
-  const dashes = dash === "solid" ? null : dash.replaceAll("px", "");
-  const line = s("line", { x1: 1, x2: 33, y1: 5, y2: 5, stroke: colour, "stroke-dasharray": dashes });
-  return s("svg.swatch", { viewBox: "0 0 34 10", width: 34, height: 10, "aria-hidden": "true" }, line);
+export function swatch(colour, dash, width = 34) {
+  const dashes = dashLengths(dash).join(" ") || null;
+  const line = s("line", { x1: 1, x2: width - 1, y1: 5, y2: 5, stroke: colour, "stroke-dasharray": dashes });
+  return s("svg.swatch", { viewBox: `0 0 ${width} 10`, width, height: 10, "aria-hidden": "true" }, line);
 }

@@ -1,6 +1,7 @@
 // What a form comes to, the button that sends it, and the command that does the same.
 
-import { connection, hasKey, Problem, post, Unreachable } from "./api.js";
+import { connection, Problem, post, Unreachable } from "./api.js";
+import { copyOf } from "./clipboard.js";
 import { curl } from "./curl.js";
 import { fill, h } from "./dom.js";
 import { live } from "./live.js";
@@ -51,10 +52,7 @@ export class Submission {
 
   #curlBox() {
     const copied = h("span.small.muted", { role: "status" });
-    const copy = async () => {
-      const isCopied = await copyText(this.command);
-      fill(copied, t(isCopied ? "new.copied" : "new.selected"));
-    };
+    const copy = () => copyOf(this.command, copied);
     const head = h(
       "div.row",
       {},
@@ -73,7 +71,7 @@ export class Submission {
   /** Something was changed: the command follows at once, what it comes to when nothing more is typed. */
   changed() {
     this.problem.hidden = true;
-    fill(this.command, curl(this.way.path, this.#body, { hasKey: hasKey() }));
+    fill(this.command, curl(this.way.path, this.#body));
     this.#ask();
   }
 
@@ -177,7 +175,7 @@ export class Submission {
     if (error instanceof Problem) {
       if (error.code === "job-deleted") this.draft.sent = null;
       this.#refused(error, { isWhole: true });
-    } else if (error instanceof Unreachable) this.#complain(t("new.unreachable"));
+    } else if (error instanceof Unreachable) this.#complain(wordsOf(error, "new.unreachable"));
     else throw error;
     if (!this.problem.hidden) this.problem.scrollIntoView({ block: "center" });
     if (!this.form.element.querySelector("[aria-invalid]")) this.button.focus({ preventScroll: true });
@@ -187,16 +185,5 @@ export class Submission {
     this.#isGone = true;
     connection.removeEventListener("change", this.#isBack);
     this.#stop?.abort();
-  }
-}
-
-/** Copy what an element says; where the browser does not let us (plain HTTP), select it. Returns whether it was copied. */
-async function copyText(element) {
-  try {
-    await navigator.clipboard.writeText(element.textContent);
-    return true;
-  } catch {
-    getSelection().selectAllChildren(element);
-    return false;
   }
 }

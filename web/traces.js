@@ -85,7 +85,8 @@ export function layoutOf(showing, { muted }) {
   };
 }
 
-function guessing(isLog, colour) {
+/** The line of who knows nothing, with its words. */
+export function guessing(isLog, colour) {
   const across = { xref: "paper", x0: 0, x1: 1, y0: GUESSING, y1: GUESSING };
   const label = {
     xref: "paper",

@@ -3,7 +3,7 @@
 
 import { palette } from "./chart.js";
 import { h, s } from "./dom.js";
-import { dashOf, isDark } from "./encoding.js";
+import { dashLengths, dashOf, isDark } from "./encoding.js";
 
 // Okabe and Ito's, darker on light ground and lighter on dark: three to one against either at least.
 const LOOKS = {
@@ -19,7 +19,7 @@ const LOOKS = {
 };
 
 export const colourOf = (optimizer) => LOOKS[optimizer][isDark() ? "dark" : "light"];
-const dashes = (optimizer) => dashOf({ optimizer: { name: optimizer } });
+const dashes = (optimizer) => dashLengths(dashOf({ optimizer: { name: optimizer } }));
 
 /** A canvas that fills its element, sharp on any screen: `[context, width, height]` in CSS pixels, or null while it is not shown. */
 export function sized(canvas) {
@@ -41,8 +41,7 @@ export function drawTrails(context, trails) {
 }
 
 function drawTrail(context, optimizer, pixels, ground) {
-  const dash = dashes(optimizer);
-  const pattern = dash === "solid" ? [] : dash.split(",").map((length) => Number.parseFloat(length));
+  const pattern = dashes(optimizer);
   context.lineJoin = "round";
   context.beginPath();
   for (const [x, y] of pixels) context.lineTo(x, y);
@@ -74,7 +73,6 @@ function drawMark(context, optimizer, [x, y], ground) {
 /** The same as a small picture, for tables and texts. */
 export function swatch(optimizer) {
   const colour = colourOf(optimizer);
-  const dash = dashes(optimizer);
   return h(
     "span.swatch",
     { "aria-hidden": "true" },
@@ -85,7 +83,7 @@ export function swatch(optimizer) {
         d: "M0 8H44",
         stroke: colour,
         "stroke-width": 2.2,
-        "stroke-dasharray": dash === "solid" ? null : dash.replaceAll("px", ""),
+        "stroke-dasharray": dashes(optimizer).join(" ") || null,
       }),
       s("path", { d: LOOKS[optimizer].mark, transform: "translate(22 8)", fill: colour }),
     ),
