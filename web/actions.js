@@ -16,7 +16,7 @@ const POSSIBLE = {
   failed: ["resume", "extend", "delete"],
   cancelled: ["resume", "extend", "delete"],
 };
-const MOST_EPOCHS = 1000;
+const MOST_EPOCHS = 1000; // of a run in all
 
 export const isRangeTest = (job) => job.spec.learning_rate.schedule === "range_test";
 
@@ -79,8 +79,10 @@ export function wordsOf(error) {
 }
 
 function extension(job, tell) {
+  const most = MOST_EPOCHS - job.progress.epochs;
+  if (most < 1) return null;
   const input = h("input.run-epochs", {
-    type: "number", min: 1, max: MOST_EPOCHS, value: 1, required: true, "aria-label": t("run.extend.epochs"),
+    type: "number", min: 1, max: most, value: 1, required: true, "aria-label": t("run.extend.epochs"),
   }); // biome-ignore format: one line of what it is
   const button = h("button", { type: "submit" }, t("run.extend.go"));
   const submit = (event) => {

@@ -124,7 +124,7 @@ function statusCell(run) {
 
 function verdictCell({ overview }) {
   const verdict = overview?.verdict;
-  if (!verdict) return "–";
+  if (!verdict) return overview ? tipped(h("span", {}, "–"), t("runs.column.verdict"), t("runs.too_short")) : "–";
   const words = t(`verdict.${verdict.outcome}`);
   const rule = verdict.rule.replaceAll("_", " ");
   return tipped(h(`span.chip.${VERDICTS[verdict.outcome]}`, {}, words), words, said(verdict), t("runs.rule", { rule }));
