@@ -169,7 +169,7 @@ export class Curves {
     const loading = this.drawn.length - runs.length;
     const isAny = () => live.ids.some((id) => this.#showing.admits(live.jobs.get(id)));
     if (!this.#ticked.length) notes.push(t(isAny() ? "runs.none_ticked" : "runs.no_match"));
-    if (this.#showing.on && present === 1 && runs.length === 1) notes.push(t("runs.one_ticked"));
+    if (this.#showing.on && this.#ticked.length === 1 && runs.length === 1) notes.push(t("runs.one_ticked"));
     if (loading > 0) notes.push(t("runs.loading_curves", { n: loading }));
     if (present > MOST_DRAWN) notes.push(t("runs.most", { most: MOST_DRAWN, ticked: present }));
     if (this.#missing.size) notes.push(t("runs.missing", { n: this.#missing.size }));
