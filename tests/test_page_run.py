@@ -204,7 +204,7 @@ def test_a_run_that_has_ended_is_trained_for_more_epochs(visit: Visit, http: htt
     page.get_by_label("Epochs to add").fill("2")
     button(page, "Train on").click()
     expect(status(page)).to_have_text("queued")
-    expect(page.get_by_text("epoch 1 of 5")).to_be_visible()
+    expect(page.get_by_text("epoch 0 of 5")).to_be_visible()
     expect(page.get_by_text(re.compile(r"number \d+ in the queue"))).to_be_visible()
     assert http.get(f"/jobs/{job_id}").json()["spec"]["epochs"] == 5
 
