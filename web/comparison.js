@@ -1,9 +1,10 @@
 // One sentence on the ticked runs that have ended: whether the best two can be told apart, as the server judges it.
 
 import { get } from "./api.js";
-import { fill, h } from "./dom.js";
+import { add, fill, h } from "./dom.js";
 import { live } from "./live.js";
-import { said } from "./text.js";
+import { said, t } from "./text.js";
+import { tipped } from "./tip.js";
 
 const [FEWEST, MOST] = [2, 50];
 const WAIT_MS = 300; // ticks often come one after the other
@@ -29,6 +30,7 @@ export class Comparison {
     try {
       const { table } = await get(`/compare?jobs=${ids.join(",")}&max_points=4`, { signal });
       this.#say(table.noise);
+      this.#explain();
     } catch {
       if (signal.aborted) return;
       this.#asked = ""; // the next change asks again; the connection's banner says what is wrong
@@ -40,6 +42,15 @@ export class Comparison {
     this.element.hidden = !noise;
     this.element.title = noise?.rule ?? "";
     fill(this.element, said(noise));
+  }
+
+  /** The rule it was judged by, where the keyboard and a finger come to it as well. */
+  #explain() {
+    const { title } = this.element;
+    if (!title) return;
+    this.element.title = "";
+    const why = h("button.quiet.small", { type: "button" }, t("runs.judged"));
+    add(this.element, " ", tipped(why, t("runs.judged"), title));
   }
 
   gone() {

@@ -153,11 +153,21 @@ class Row {
       const now = column.said(run);
       if (now === before) continue;
       this.#cells.set(column.name, [cell, now]);
-      fill(cell, column.cell ? column.cell(run) : now);
+      fill(cell, column.cell ? parted(column.cell(run)) : now);
       if (column.name === "name") cell.title = now; // it may be cut short
     }
   }
 }
+
+/** A text beside other things is an element of its own, so that it can be cut short and they stay. */
+const parted = (parts) =>
+  Array.isArray(parts)
+    ? h(
+        "div.parts",
+        {},
+        parts.map((part) => (typeof part === "string" ? h("span.words", {}, part) : part)),
+      )
+    : parts;
 
 /** What tells a run from the others; those without a name may have all else in common. */
 const calledOf = (job) =>
