@@ -559,7 +559,7 @@ def test_a_phone_has_the_whole_page_in_its_width(staged: Staged, browser: Browse
             told = shown.locator(f".c-{cell}").evaluate("(cell) => getComputedStyle(cell, '::before').content")
             assert told == f'"{label}"'
         expect(shown.locator(".sparkline")).to_be_visible()
-        expect(page.locator("thead")).to_be_hidden()
+        expect(page.locator(".runs-table thead")).to_be_hidden()
         page.get_by_label("Sort by").select_option("rate")
         assert rows(page) == [staged.runs["adagrad", rate] for rate in RATES]
         page.get_by_role("button", name="Turn the order round").click()
