@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -124,6 +125,9 @@ def test_models_stand_side_by_side_and_the_one_that_differs_is_seen(staged: Visi
     page.get_by_role("button", name="4", exact=True).click()
     expect(page.locator(".agreement")).to_have_text("They agree: 7")
     page.get_by_label("Add a model to compare").select_option(one)
+    expect(page).not_to_have_url(re.compile(one))  # the arrow keys go over what can be chosen
+    page.get_by_role("button", name="Add", exact=True).press("Enter")
+    expect(page.get_by_label("Add a model to compare")).to_be_focused()
     expect(page).to_have_url(f"{staged.url}/#/draw?models={seven},{other},{one}")
     expect(page.locator(".agreement")).to_have_text("They disagree: 7 / 1")
     columns = page.locator(".guess")

@@ -138,7 +138,16 @@ def test_the_optimizers_and_their_parameters_are_those_of_the_catalogue(visit: V
             parameter["schema"]["type"] == "boolean" for parameter in each["parameters"]
         )
     page.locator("input[name=optimizer][value=adamw]").check()
-    assert page.get_by_label("weight_decay", exact=True).get_attribute("placeholder") == "0.01"
+    assert page.get_by_label("weight_decay", exact=True).input_value() == "0.01"
+
+
+def test_what_holds_by_itself_stands_in_its_field_and_is_not_sent(visit: Visit) -> None:
+    page = visit.open("new")
+    for label, value in (("Epochs", "5"), ("Batch size", "100"), ("Seed", "0")):
+        expect(page.get_by_label(label, exact=True)).to_have_value(value)
+    page.get_by_label("Seed").fill("1")
+    page.get_by_label("Batch size").fill("")
+    expect(page.locator(".new-curl")).to_contain_text('"learning_rate": 0.001, "seed": 1}')
 
 
 def test_every_schedule_can_be_chosen_and_one_with_a_warm_up_is_sent(visit: Visit, api: Api) -> None:
@@ -401,6 +410,7 @@ def test_it_can_be_filled_in_and_sent_with_the_keyboard_alone(visit: Visit, api:
     page.keyboard.press("ArrowUp")
     expect(page.get_by_role("radio", exact=True, name="adagrad")).to_be_checked()
     page.get_by_label("Epochs").focus()
+    page.keyboard.press("Control+A")  # as the Tab key selects what stands there
     page.keyboard.type("2")
     page.keyboard.press("Enter")
     spec = made(page, api)["spec"]

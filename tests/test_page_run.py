@@ -204,7 +204,7 @@ def test_a_run_that_has_ended_is_trained_for_more_epochs(visit: Visit, http: htt
     page.get_by_label("Epochs to add").fill("2")
     button(page, "Train on").click()
     expect(status(page)).to_have_text("queued")
-    expect(page.get_by_text("epoch 1 of 5")).to_be_visible()
+    expect(page.get_by_text("epoch 0 of 5")).to_be_visible()
     expect(page.get_by_text(re.compile(r"number \d+ in the queue"))).to_be_visible()
     assert http.get(f"/jobs/{job_id}").json()["spec"]["epochs"] == 5
 
@@ -275,6 +275,18 @@ def test_a_failed_run_says_in_words_why(api: Api, visit: Visit) -> None:
     problem = page.locator(".run-notes .error")
     expect(problem).to_contain_text("The loss blew up: the learning rate is too large for this optimizer (at step 9)")
     expect(problem).to_contain_text("diverged the loss blew up")
+
+
+def test_a_run_cancelled_before_it_began_promises_nothing(visit: Visit, http: httpx2.Client) -> None:
+    page = visit.open(f"run/{submitted(http, epochs=40)}")
+    curve = page.locator(".run-curve")
+    expect(curve).to_contain_text("The first loss comes as soon as")
+    button(page, "Cancel").click()
+    expect(status(page)).to_have_text("cancelled")
+    expect(curve).to_contain_text("It ended before it began to train.")
+    expect(page.get_by_text("It ended before its first epoch did.")).to_be_visible()
+    expect(page.locator(".run-standing")).to_contain_text("epoch 0 of 40")
+    expect(page.get_by_label("Epochs to add")).to_have_attribute("max", "960")
 
 
 def test_a_name_is_text_whatever_is_in_it(visit: Visit, http: httpx2.Client) -> None:

@@ -79,6 +79,17 @@ def visit(staged: Staged, browser: Browser) -> Iterator[Visit]:
         yield visit
 
 
+def is_inside(inner: Locator, outer: Locator) -> bool:
+    expect(inner).to_be_visible()
+    one, other = inner.bounding_box(), outer.bounding_box()
+    assert one
+    assert other
+    return all(
+        other[at] <= one[at] and one[at] + one[size] <= other[at] + other[size]
+        for at, size in (("x", "width"), ("y", "height"))
+    )
+
+
 def in_store(api: Api, use: Any) -> Any:
     """What `use(store)` gives, a coroutine that runs beside the browser."""
 
@@ -144,7 +155,8 @@ def test_a_tick_shows_the_curve_in_the_colour_of_its_rate_and_the_dashes_of_its_
     visit: Visit, staged: Staged
 ) -> None:
     page = visit.open("?on=none")
-    expect(page.get_by_text("Tick runs in the table")).to_be_visible()
+    expect(page.locator(".plot")).to_be_hidden()  # it has no axes of its own to show
+    assert is_inside(page.get_by_text("Tick runs in the table"), page.locator(".plot-frame"))
     first, second = staged.runs["sgd", 0.1], staged.runs["adam", 0.01]
     row(page, first).get_by_role("checkbox").check()
     (solid,) = drawn(page, 1)
@@ -464,6 +476,36 @@ def test_a_row_says_what_became_of_its_run_and_by_which_rule(visit: Visit, stage
     assert rule in (chip.get_attribute("aria-description") or "")
 
 
+def test_where_no_run_matches_the_filter_can_be_cleared(visit: Visit, staged: Staged) -> None:
+    page = visit.open("?on=none&q=zzzz")
+    expect(page.locator(".runs-nothing")).to_contain_text("No run matches.")
+    page.get_by_role("button", name="Clear filter").click()
+    expect(page.get_by_label("Search")).to_be_focused()
+    expect(page.get_by_label("Search")).to_have_value("")
+    expect(row(page, staged.runs["adam", 0.1])).to_be_attached()
+    expect(page.locator(".runs-nothing")).to_be_hidden()
+    assert query(page) == {"on": "none"}
+    visit.allowed.append("Failed to load resource")  # its 404
+    page = visit.open(f"?sweep=sweep_{'0' * 32}")
+    expect(page.locator(".plot")).to_be_hidden()
+    page.get_by_role("button", name="Clear filter").click()
+    expect(row(page, staged.runs["adam", 0.1])).to_be_attached()
+
+
+def test_a_tip_can_be_pointed_at_and_is_closed_by_escape(visit: Visit) -> None:
+    page = visit.open("?on=none")
+    chip = page.get_by_role("button", name="too slow").or_(page.get_by_role("button", name="good")).first
+    chip.scroll_into_view_if_needed()
+    chip.hover()
+    tip = page.locator(".tip")
+    tip.hover()
+    expect(tip).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    page.get_by_role("button", name="best accuracy").focus()
+    expect(tip).to_contain_text("validation images after any epoch")
+
+
 def test_names_and_tags_are_text(visit: Visit, staged: Staged) -> None:
     job_id = finished(staged.api, name=HOSTILE, tags={HOSTILE: "<b>bold</b>"})
     page = visit.open(f"?on={job_id}")
@@ -549,10 +591,27 @@ def test_a_phone_has_the_whole_page_in_its_width(staged: Staged, browser: Browse
         page = visit.open(f"?q=adagrad&on={staged.runs['adagrad', 0.1]}")
         drawn(page, 1)
         for job_id in rows(page):
-            for cell in ("c-tick", "c-optimizer", "c-rate", "c-status", "c-loss"):
-                box = row(page, job_id).locator(f".{cell}").bounding_box()
-                assert box
-                assert 0 <= box["x"] < box["x"] + box["width"] <= 390, cell
+            assert all(
+                is_inside(cell, row(page, job_id))
+                for cell in row(page, job_id).locator(":scope > *").all()
+                if cell.is_visible()
+            )
+        shown = row(page, staged.runs["adagrad", 0.1])
+        for cell, label in (
+            ("loss", "last loss"),
+            ("accuracy", "best accuracy"),
+            ("test", "test"),
+            ("seconds", "training"),
+        ):
+            expect(shown.locator(f".c-{cell}")).to_be_visible()
+            told = shown.locator(f".c-{cell}").evaluate("(cell) => getComputedStyle(cell, '::before').content")
+            assert told == f'"{label}"'
+        expect(shown.locator(".sparkline")).to_be_visible()
+        expect(page.locator(".runs-table thead")).to_be_hidden()
+        page.get_by_label("Sort by").select_option("rate")
+        assert rows(page) == [staged.runs["adagrad", rate] for rate in RATES]
+        page.get_by_role("button", name="Turn the order round").click()
+        assert rows(page) == [staged.runs["adagrad", rate] for rate in reversed(RATES)]
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

@@ -20,7 +20,7 @@ const POSSIBLE = {
   failed: ["resume", "extend", "delete"],
   cancelled: ["resume", "extend", "delete"],
 };
-const MOST_EPOCHS = 1000;
+const MOST_EPOCHS = 1000; // of a run in all
 
 /** The buttons of a run; they change with its status. */
 export function actions(first) {
@@ -75,8 +75,10 @@ async function ask(path, body, button, tell) {
 }
 
 function extension(job, tell) {
+  const most = MOST_EPOCHS - job.progress.epochs;
+  if (most < 1) return null;
   const input = h("input.run-epochs", {
-    type: "number", min: 1, max: MOST_EPOCHS, value: 1, required: true, "aria-label": t("run.extend.epochs"),
+    type: "number", min: 1, max: most, value: 1, required: true, "aria-label": t("run.extend.epochs"),
   }); // biome-ignore format: one line of what it is
   const button = h("button", { type: "submit" }, t("run.extend.go"));
   const submit = (event) => {

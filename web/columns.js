@@ -121,7 +121,7 @@ function statusCell(run) {
 
 function verdictCell({ overview }) {
   const verdict = overview?.verdict;
-  if (!verdict) return "–";
+  if (!verdict) return overview ? tipped(h("span", {}, "–"), t("runs.column.verdict"), t("runs.too_short")) : "–";
   const words = t(`verdict.${verdict.outcome}`);
   return tipped(verdictChip(verdict), words, said(verdict), t("runs.rule", { rule: ruleOf(verdict) }));
 }

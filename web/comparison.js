@@ -1,10 +1,11 @@
 // One sentence on the ticked runs that have ended: whether the best two can be told apart, as the server judges it.
 
 import { get } from "./api.js";
-import { fill, h } from "./dom.js";
+import { add, fill, h } from "./dom.js";
 import { live } from "./live.js";
 import { ruleOf } from "./refusal.js";
-import { said } from "./text.js";
+import { said, t } from "./text.js";
+import { tipped } from "./tip.js";
 
 const [FEWEST, MOST] = [2, 50];
 const WAIT_MS = 300; // ticks often come one after the other
@@ -39,8 +40,10 @@ export class Comparison {
 
   #say(noise) {
     this.element.hidden = !noise;
-    this.element.title = noise ? ruleOf(noise) : "";
-    fill(this.element, said(noise));
+    fill(this.element);
+    if (!noise) return;
+    const why = h("button.quiet.small", { type: "button" }, t("runs.judged")); // for the keyboard and a finger, too
+    add(this.element, said(noise), " ", tipped(why, t("runs.judged"), ruleOf(noise)));
   }
 
   gone() {

@@ -2,6 +2,7 @@
 
 import { fill, h } from "./dom.js";
 import { number, t } from "./text.js";
+import { explained } from "./tip.js";
 
 export class Controls {
   element = h("div.controls", { role: "group", "aria-label": t("runs.controls") });
@@ -61,7 +62,8 @@ export class Controls {
     const checked = this.#showing.isLog(axis);
     const turn = ({ target }) => this.#set({ [`log${axis}`]: target.checked ? "1" : "0", [`z${axis}`]: "" });
     const box = h("input", { type: "checkbox", name: `log${axis}`, checked, disabled, onchange: turn });
-    return h("label.row", { title: t(`runs.log${axis}_about`) }, box, t(`runs.log${axis}`));
+    const label = h("label.row", {}, box, t(`runs.log${axis}`));
+    return explained(label, box, t(`runs.log${axis}`), t(`runs.log${axis}_about`));
   }
 
   #smoothing(disabled) {
@@ -73,6 +75,7 @@ export class Controls {
     };
     const range = { type: "range", name: "smooth", min: 0, max: 0.99, step: 0.01, disabled, oninput };
     const slider = h("input", { ...range, value: this.#showing.weight });
-    return h("label.row", { title: t("runs.smooth_about") }, t("runs.smooth"), slider, told);
+    const label = h("label.row", {}, t("runs.smooth"), slider, told);
+    return explained(label, slider, t("runs.smooth"), t("runs.smooth_about"));
   }
 }

@@ -36,7 +36,7 @@ export function curve(route) {
   return { element, update, gone: () => chart.gone() };
 
   function update(nowJob, nowHistory) {
-    const now = `${nowHistory?.step.length} ${nowHistory?.step.at(-1)} ${nowHistory?.epochs.length}`;
+    const now = `${nowJob.terminal} ${nowHistory?.step.length} ${nowHistory?.step.at(-1)} ${nowHistory?.epochs.length}`;
     const isSame = history === nowHistory && now === drawn;
     [job, history, drawn] = [nowJob, nowHistory, now];
     if (!isSame) draw();

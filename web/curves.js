@@ -70,6 +70,8 @@ export class Curves {
     const { colourOf } = this;
     this.#draw(runs, colourOf);
     this.#explain(runs, colourOf);
+    const isEmpty = !runs.some(({ history }) => (this.#showing.y === "loss" ? history.loss : history.epochs).length);
+    this.element.classList.toggle("is-empty", isEmpty); // axes without a curve would be invented ones
     this.#note(runs);
     if (this.#disclosure.open) this.#count(runs);
   }
@@ -180,7 +182,9 @@ export class Curves {
     const notes = [];
     const present = this.#ticked.length - this.#missing.size;
     const loading = this.drawn.length - runs.length;
-    if (!this.#ticked.length) notes.push(t("runs.none_ticked"));
+    const isAny = () => live.ids.some((id) => this.#showing.admits(live.jobs.get(id)));
+    if (!this.#ticked.length) notes.push(t(isAny() ? "runs.none_ticked" : "runs.no_match"));
+    if (this.#showing.on && this.#ticked.length === 1 && runs.length === 1) notes.push(t("runs.one_ticked"));
     if (loading > 0) notes.push(t("runs.loading_curves", { n: loading }));
     if (present > MOST_DRAWN) notes.push(t("runs.most", { most: MOST_DRAWN, ticked: present }));
     if (this.#missing.size) notes.push(t("runs.missing", { n: this.#missing.size }));

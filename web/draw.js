@@ -153,7 +153,9 @@ class View {
     fill(this.guesses, isEmpty ? nothingYet() : this.#columns.map((column) => column.element));
     if (!models.isRead) fill(this.guesses, h("p.muted", {}, t("draw.reading")));
     this.guesses.dataset.count = this.#columns.length;
+    const wasThere = this.adding.contains(document.activeElement);
     fill(this.adding, isEmpty || !models.isRead ? null : this.#adder());
+    if (wasThere) (this.adding.querySelector("select:enabled") ?? this.guesses.querySelector("button"))?.focus();
     fill(this.curl, curlOf(this.chosen[0]));
     const sets = [...new Set(this.chosen.map((model) => models.datasetOf(model)))];
     this.sheet.suggest(sets, models);
@@ -180,14 +182,19 @@ class View {
       names.length > 0 &&
       h("optgroup", { label }, ...names.map((value) => h("option", { value }, models.option(value))));
     const isFull = this.chosen.length >= MOST_MODELS;
+    const go = button(t("draw.add_go"), () => this.#choose([...this.chosen, select.value]));
+    go.disabled = true;
+    const chosen = () => {
+      go.disabled = !select.value;
+    };
     const select = h(
       "select",
-      { disabled: isFull, "aria-label": t("draw.add"), onchange: () => this.#choose([...this.chosen, select.value]) },
+      { disabled: isFull, "aria-label": t("draw.add"), onchange: chosen },
       h("option", { value: "" }, t(isFull ? "draw.full" : "draw.add")),
       group(t("draw.names"), free(models.names)),
       group(t("draw.runs"), free(models.jobs)),
     );
-    return select;
+    return h("div.row", {}, select, go);
   }
 
   // --- drawing and answers -----------------------------------------------------------------------------------------------

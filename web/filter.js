@@ -50,6 +50,16 @@ export class Filter {
     if (this.#told.textContent !== text) fill(this.#told, text);
   }
 
+  /** Show all rows again; false when there was nothing to clear. */
+  clear() {
+    const { q, status, optimizer } = this.#showing;
+    if (!(q || status || optimizer)) return false;
+    for (const each of this.element.querySelectorAll("input, select")) each.value = "";
+    this.#set({ q: "", status: "", optimizer: "" });
+    this.element.querySelector("input").focus();
+    return true;
+  }
+
   #set(changes) {
     this.#showing.set(changes);
     this.#onChange();

@@ -197,13 +197,14 @@ export class Form {
       input.value = raw;
       this.set(key, raw, field);
     };
+    const presetText = preset === null || typeof preset === "object" ? "" : String(preset ?? "");
     const input = h("input", {
       type: "text",
       name: key,
       inputMode: isNumber ? "decimal" : "text",
       spellcheck: false,
-      value: this.values.get(key) ?? "",
-      placeholder: preset === null || typeof preset === "object" ? "" : String(preset),
+      value: this.values.get(key) ?? presetText,
+      placeholder: presetText, // what holds when the field is emptied
       oninput: () => this.set(key, input.value, field),
     });
     const read = () => {

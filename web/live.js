@@ -2,6 +2,7 @@
 // (a browser opens six connections to a server at most). Views read from here, and are told when something changed.
 
 import { get, Problem, stream } from "./api.js";
+import { isRangeTest } from "./encoding.js";
 import { Histories } from "./histories.js";
 import { Listing } from "./listing.js";
 import { Overviews } from "./overviews.js";
@@ -205,7 +206,7 @@ class Live extends EventTarget {
   /** What the table shows of those that have ended; with it their histories are needed only where a view asked for them. */
   async #overviewing() {
     const jobs = this.ids.map((id) => this.jobs.get(id));
-    await this.#overviews.need(jobs.filter((job) => job.terminal && job.spec.learning_rate.schedule !== "range_test"));
+    await this.#overviews.need(jobs.filter((job) => job.terminal && !isRangeTest(job.spec)));
     const hasEnded = (id) => !this.#streamed.includes(id) && (this.jobs.get(id)?.terminal ?? true);
     for (const id of this.#histories.settle(hasEnded)) this.#read(id).catch(() => {}); // a later poll tries again
   }

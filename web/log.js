@@ -76,7 +76,7 @@ const COLUMNS = ["epoch", "train_loss", "valid_loss", "valid_accuracy", "rate", 
 
 export function epochs() {
   const body = h("tbody");
-  const empty = h("p.muted", {}, t("run.epochs.none"));
+  const empty = h("p.muted");
   const head = h(
     "tr",
     {},
@@ -86,8 +86,9 @@ export function epochs() {
   const element = h("section.card", {}, h("h2", {}, t("run.epochs")), empty, h("div.scroll", {}, table));
   return { element, update };
 
-  function update(_job, history) {
+  function update({ terminal }, history) {
     const known = history?.epochs ?? [];
+    renew(empty, terminal, () => t(terminal ? "run.epochs.never" : "run.epochs.none"));
     empty.hidden = known.length > 0;
     table.hidden = known.length === 0;
     const best = Math.max(...known.map((each) => each.valid_accuracy));

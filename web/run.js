@@ -163,7 +163,8 @@ function titleOf(job, verdict) {
 
 function standingOf(job, history) {
   const { step, total_steps, epochs: all } = job.progress;
-  const epoch = Math.min(Math.floor(step / (total_steps / all)) + 1, all);
+  const hasBegun = step > 0 || job.status === "running";
+  const epoch = hasBegun ? Math.min(Math.floor(step / (total_steps / all)) + 1, all) : 0;
   const words = [
     t("run.steps", { step: number(step), total: number(total_steps) }),
     t("run.epoch_of", { epoch: number(epoch), epochs: number(all) }),

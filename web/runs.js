@@ -41,16 +41,24 @@ class Page {
   #parts = null; // once there are runs
   #tickedKey = "";
   #timer;
+  #isWhole; // no more rows are on their way
   #soon = null; // the timer of another picture
 
   constructor(root, showing) {
     this.#root = root;
     this.#showing = showing;
+    this.#isWhole = !showing.sweep;
     const { signal } = this.#stop;
     live.addEventListener("change", ({ detail }) => this.#changed(detail), { signal });
     this.#timer = setInterval(() => this.#parts && this.#rows(), AGO_MS); // "5 min ago"
-    if (showing.sweep) live.loadSweep(showing.sweep).catch(() => {}); // its card says what is wrong
+    if (showing.sweep) this.#loadSweep();
     this.#begin();
+  }
+
+  async #loadSweep() {
+    await live.loadSweep(this.#showing.sweep).catch(() => {}); // its card says what is wrong
+    this.#isWhole = true;
+    if (this.#parts) this.#ticked();
   }
 
   gone() {
@@ -91,6 +99,7 @@ class Page {
           showing.set({ sort });
           this.#rows();
         },
+        clear: () => this.#parts.filter.clear() || location.assign("#/"),
       }),
       picture: h("div.picture", { id: "runs-picture", role: "tabpanel" }),
       tabs: h("div.tabs", { role: "tablist", "aria-label": t("runs.tabs"), onkeydown: (event) => this.#turn(event) }),
@@ -160,7 +169,7 @@ class Page {
       const isTicked = ticked.has(id);
       return { isTicked, colour: isTicked ? colourOf(spec) : "var(--line)", dash: dashOf(spec) };
     };
-    table.show(runs, { sort: this.#showing.sort, lookOf, changed });
+    table.show(runs, { sort: this.#showing.sort, lookOf, changed, isWhole: this.#isWhole });
     filter.show({ runs, ticked: ticked.size });
     older.hidden = !live.hasMore || Boolean(this.#showing.sweep);
     if (this.#showing.chart !== "curves") this.#soon ??= setTimeout(() => this.#redrawPicture(), PICTURE_MS);

@@ -16,6 +16,9 @@ const freshKey = () =>
   crypto.randomUUID?.() ??
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+/** What a field is called on the page: by its own label where another one stands beside it. */
+const calledOf = ({ control, name }) => control.getAttribute("aria-label") ?? control.labels?.[0]?.textContent ?? name;
+
 export class Submission {
   #stop = null;
   #isSending = false;
@@ -120,7 +123,7 @@ export class Submission {
     this.#complain(lines.join(" "));
     fill(
       this.told,
-      wrong.map((field) => `${field.control.labels?.[0]?.textContent ?? field.name}: ${field.problem.textContent} `),
+      wrong.map((field) => `${t("new.problem_of", { name: calledOf(field), problem: field.problem.textContent })} `),
     );
     if (isWhole) wrong[0]?.focus();
   }

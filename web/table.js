@@ -4,17 +4,20 @@
 import { COLUMNS, sorted } from "./columns.js";
 import { fill, h } from "./dom.js";
 import { labelOf } from "./encoding.js";
+import { Sorting } from "./sorting.js";
 import { swatch } from "./sparkline.js";
-import { t } from "./text.js";
-import { hide } from "./tip.js";
+import { moment, t } from "./text.js";
+import { hide, tipped } from "./tip.js";
 
 export class RunTable {
   #rows = new Map();
   #heads = new Map();
   #body = h("tbody");
+  #sorting;
+  #nothing;
   #on;
 
-  /** `on.tick(id, isTicked)`, `on.point(id | null)` when a row is pointed at, `on.sort(how)`. */
+  /** `on.tick(id, isTicked)`, `on.point(id | null)` when a row is pointed at, `on.sort(how)`, `on.clear()` for the filter. */
   constructor(on) {
     this.#on = on;
     const head = h(
@@ -23,18 +26,25 @@ export class RunTable {
       h("th", { scope: "col" }, h("span.hidden-text", {}, t("runs.tick"))),
       COLUMNS.map((column) => this.#head(column)),
     );
-    this.element = h(
+    const clear = h("button", { type: "button", onclick: () => on.clear() }, t("runs.clear"));
+    this.#nothing = h("div.runs-nothing", { hidden: true }, h("p", { role: "status" }, t("runs.no_match")), clear);
+    this.#sorting = new Sorting((sort) => on.sort(sort));
+    const region = h(
       "div.runs-table.scroll",
       { tabIndex: 0, role: "region", "aria-label": t("runs.table"), onscroll: hide },
       h("table", {}, h("thead", {}, head), this.#body),
+      this.#nothing,
     );
+    this.element = h("div", {}, this.#sorting.element, region);
   }
 
   /**
    * Show these runs in the order of `sort` (see `sorted`). `lookOf(id)` is `{isTicked, colour, dash}`; `changed` the ids of those
-   * of which anything else can be another than before, null for all.
+   * of which anything else can be another than before, null for all; `isWhole` whether no more of them are on their way.
    */
-  show(runs, { sort, lookOf, changed }) {
+  show(runs, { sort, lookOf, changed, isWhole }) {
+    this.#nothing.hidden = runs.length > 0 || !isWhole;
+    this.#sorting.show(sort);
     for (const [name, head] of this.#heads) {
       const isBy = sort.replace("-", "") === name;
       head.setAttribute("aria-sort", isBy ? (sort.startsWith("-") ? "descending" : "ascending") : "none");
@@ -70,12 +80,9 @@ export class RunTable {
 
   #head(column) {
     const name = t(`runs.column.${column.name}`);
-    const button = h("button", { type: "button", onclick: () => this.#sortBy(column) }, name);
-    const head = h(
-      `th.c-${column.name}`,
-      { scope: "col", title: t(`runs.about.${column.name}`) },
-      column.value ? button : name,
-    );
+    const sortable = () => h("button", { type: "button", onclick: () => this.#sortBy(column) }, name);
+    const said = tipped(column.value ? sortable() : h("span", {}, name), name, t(`runs.about.${column.name}`));
+    const head = h(`th.c-${column.name}`, { scope: "col" }, said);
     if (column.isNumber) head.classList.add("number");
     if (column.value) this.#heads.set(column.name, head);
     return head;
@@ -112,7 +119,7 @@ class Row {
   constructor({ id, job }, on) {
     this.tick = h("input", {
       type: "checkbox",
-      "aria-label": t("runs.tick_one", { label: [labelOf(job), job.spec.name].filter(Boolean).join(", ") }),
+      "aria-label": t("runs.tick_one", { label: calledOf(job) }),
       onchange: () => on.tick(id, this.tick.checked),
     });
     this.sample = h("span");
@@ -126,7 +133,9 @@ class Row {
   }
 
   #cell({ name, isNumber }) {
-    const cell = h(`td.c-${name}`);
+    const label = t(`runs.column.${name}`); // shown where there is no head: on a phone
+    const cell =
+      name === "optimizer" ? h("th.c-optimizer", { scope: "row" }) : h(`td.c-${name}`, { dataset: { label } });
     if (isNumber) cell.classList.add("number");
     this.#cells.set(name, [cell, null]);
     return cell;
@@ -144,7 +153,22 @@ class Row {
       const now = column.said(run);
       if (now === before) continue;
       this.#cells.set(column.name, [cell, now]);
-      fill(cell, column.cell ? column.cell(run) : now);
+      fill(cell, column.cell ? parted(column.cell(run)) : now);
+      if (column.name === "name") cell.title = now; // it may be cut short
     }
   }
 }
+
+/** A text beside other things is an element of its own, so that it can be cut short and they stay. */
+const parted = (parts) =>
+  Array.isArray(parts)
+    ? h(
+        "div.parts",
+        {},
+        parts.map((part) => (typeof part === "string" ? h("span.words", {}, part) : part)),
+      )
+    : parts;
+
+/** What tells a run from the others; those without a name may have all else in common. */
+const calledOf = (job) =>
+  [labelOf(job), job.spec.name ?? `${t("parallel.seed")} ${job.spec.seed}, ${moment(job.created_at)}`].join(", ");

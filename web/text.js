@@ -72,9 +72,10 @@ export function loss(value) {
 /** Seconds as people say them: `3.2 s`, `1 min 20 s`, `2 h 5 min`. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 60) return t("time.s", { s: number(seconds, seconds < 10 ? 1 : 0) });
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return t("time.min", { min: minutes, s: Math.round(seconds % 60) });
+  if (seconds < 59.5) return t("time.s", { s: number(seconds, seconds < 9.95 ? 1 : 0) });
+  const whole = Math.round(seconds); // before it is divided: 119.6 s are 2 min
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return t("time.min", { min: minutes, s: whole % 60 });
   return t("time.h", { h: Math.floor(minutes / 60), min: minutes % 60 });
 }
 
