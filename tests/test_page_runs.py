@@ -565,7 +565,7 @@ def test_a_sweeps_runs_are_shown_alone_and_ticked(visit: Visit, staged: Staged) 
     page = visit.open(f"?sweep={sweep}")
     expect(page.locator("tbody tr[data-id]")).to_have_count(4)
     expect(page.locator("tbody input:checked")).to_have_count(4)
-    expect(page.locator(".notes")).to_contain_text("4 of them have no points yet.")
+    expect(page.locator(".notes")).to_contain_text("4 of the ticked runs have no points yet.")
     page.get_by_role("link", name="All runs").click()
     expect(page.locator("tbody tr[data-id]")).not_to_have_count(4)
 
@@ -633,7 +633,7 @@ def test_the_first_screen_says_what_this_is_and_what_to_do(browser: Browser, tmp
         ways = page.locator(".welcome a").evaluate_all("(links) => links.map((link) => link.getAttribute('href'))")
         assert ways == ["#/new?do=lesson", "#/new", "#/new?do=rate", "#/explain"]
         page.get_by_role("button", name="中文").click()
-        expect(page.get_by_role("heading")).to_contain_text("看着神经网络学习")
+        expect(page.get_by_role("heading")).to_contain_text("观察神经网络如何学习")
         job_id = in_store(api, lambda store: begun(store, spec_of())).job_id
         page.evaluate(ONLINE)
         expect(row(page, job_id)).to_be_visible()
