@@ -315,7 +315,8 @@ def test_a_drawing_survives_the_change_of_language_and_clothes_are_named_in_chin
     expect(page.get_by_role("heading", name="识别结果")).to_be_visible()
     expect(headline(page, "best")).to_have_text("7")
     assert (greys(page, "canvas.paper") < 128).sum() == ink
-    visit.allowed.append("404")  # there is no such model here; its classes are known all the same
+    visit.allowed.append("404")  # there may be no such model here; its classes are known all the same
     visit.open("draw?models=best:fashion-mnist")
     expect(page.locator(".bars th").first).to_have_text("T恤/上衣")
+    visit.open("draw?models=nobody")
     expect(page.locator(".guess .error")).to_have_text("没有这个模型，请另选一个。")
