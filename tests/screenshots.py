@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import browsing, visiting
@@ -61,7 +62,9 @@ def draw(page: Page) -> None:
 def keep(page: Page, name: str, *, full: bool = False) -> None:
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1500)  # for what moves to come to rest
-    page.screenshot(path=IMAGES / f"{name}.png", full_page=full, animations="disabled")
+    path = IMAGES / f"{name}.png"
+    page.screenshot(path=path, full_page=full, animations="disabled")
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # a third of the size, and looks the same
     sys.stdout.write(f"docs/images/{name}.png\n")
 
 
