@@ -127,6 +127,12 @@ class Server:
         """The process and everything below it."""
         return descendants(self.process.pid)
 
+    def pid_of(self, command: str) -> int:
+        """The one process below it whose command has these words, a compiler or the like passing by notwithstanding."""
+        everyone = processes()
+        (pid,) = (pid for pid in self.pids if command in everyone.get(pid, (0, ""))[1])
+        return pid
+
     def interrupt(self, *, within_s: float = 30) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(within_s)

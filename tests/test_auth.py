@@ -41,7 +41,7 @@ from core.settings import Settings, is_loopback, read_settings
 from core.spec import JobSpec
 from core.sweep import SweepSpec
 from core.training import runtime
-from tests.conftest import ROOT, eventually, is_alive, processes, serving
+from tests.conftest import ROOT, eventually, is_alive, serving
 from tests.test_api import GOOD, is_problem
 from tests.test_cli import descent
 
@@ -823,8 +823,7 @@ def test_who_revokes_the_last_key_locks_all_out_and_stops_nothing(
     with serving(tmp_path, cache, redis_url=db, require_keys="1") as running:
         assert httpx2.get(f"{running.url}/jobs", headers=headers).status_code == 200
         on_redis(db, lambda keys, _: keys.revoke(key.id))
-        everyone = processes()
-        (api,) = (pid for pid in running.pids if "api.app" in everyone[pid][1])
+        api = running.pid_of("api.app")
         os.kill(api, signal.SIGKILL)
         eventually(lambda: not is_alive(api), what="its death")
         await_answer(running.url)

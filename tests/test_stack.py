@@ -14,7 +14,7 @@ from client.client import Client
 from client.redis_server import RedisServer
 from client.stack import Stack
 from core.settings import Settings, read_settings
-from tests.conftest import ROOT, eventually, is_alive, processes, serving
+from tests.conftest import ROOT, eventually, is_alive, serving
 
 
 def up(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -129,8 +129,7 @@ def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path, cache: Path) -> N
 
 def test_a_service_that_dies_is_started_again(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache) as running:
-        everyone = processes()
-        (api,) = (pid for pid in running.pids if "api.app" in everyone[pid][1])
+        api = running.pid_of("api.app")
         os.kill(api, signal.SIGKILL)
 
         def answers() -> bool:
