@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from core.training.fused.layer import Kernel
     from tests.staged import Api
 
-runtime.prepare(available_cores())  # before any test imports Paddle
+# Test runs beside each other (pytest-xdist) share the cores: threads that wait for each other and find none take far longer.
+RUNS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if RUNS > 1:
+    os.environ.setdefault("DESCENT_THREADS", str(max(1, available_cores() // RUNS)))
+runtime.prepare(Settings().threads_per_trainer)  # before any test imports Paddle
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -170,7 +174,7 @@ def serving(
     home: Path, cache: Path, *, path: str | None = None, folder: str | Path = ROOT, **settings: str
 ) -> Iterator[Server]:
     """A server on `home`, ready; stopped afterwards whatever happened. `path` is the PATH it sees, `folder` where it runs."""
-    kept = ("DESCENT_KERNEL", "DESCENT_KERNELS")
+    kept = ("DESCENT_KERNEL", "DESCENT_KERNELS", "DESCENT_THREADS")
     env = {name: value for name, value in os.environ.items() if not name.startswith("DESCENT_") or name in kept}
     env |= {"DESCENT_HOME": str(home), "DESCENT_CACHE": str(cache), "DESCENT_PORT": "0"}
     env |= {f"DESCENT_{name.upper()}": value for name, value in settings.items()}

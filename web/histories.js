@@ -53,6 +53,11 @@ export class Histories {
     return this.#reading.get(id);
   }
 
+  /** Until what is being read now is here, or could not be read. */
+  async whenRead() {
+    await Promise.allSettled(this.#reading.values());
+  }
+
   async #read(id, find) {
     const job = await find();
     const history = new History(job.progress.total_steps / job.progress.epochs);

@@ -6,7 +6,7 @@ import { isRangeTest } from "./encoding.js";
 import { Histories } from "./histories.js";
 import { Listing } from "./listing.js";
 import { Overviews } from "./overviews.js";
-import { happening, pauseUnless, whileLookedAt } from "./patience.js";
+import { happening, pauseUnless, turn, whileLookedAt } from "./patience.js";
 
 const POLL_MS = 5000;
 const TELL_MS = 200; // changes are told together
@@ -205,6 +205,8 @@ class Live extends EventTarget {
 
   /** What the table shows of those that have ended; with it their histories are needed only where a view asked for them. */
   async #overviewing() {
+    await turn(); // in which the views are told, and ask for the curves that they draw
+    await this.#histories.whenRead(); // these go first: the server and the browser may share two cores
     const jobs = this.ids.map((id) => this.jobs.get(id));
     await this.#overviews.need(jobs.filter((job) => job.terminal && !isRangeTest(job.spec)));
     const hasEnded = (id) => !this.#streamed.includes(id) && (this.jobs.get(id)?.terminal ?? true);

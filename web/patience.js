@@ -4,6 +4,9 @@
 export const happening = (target, name) =>
   new Promise((resolve) => target.addEventListener(name, resolve, { once: true }));
 
+/** What is due now comes first. */
+export const turn = () => new Promise((resolve) => setTimeout(resolve));
+
 /** So long, or until something happens, if that is sooner. */
 export function pauseUnless(ms, target, name) {
   return new Promise((resolve) => {
