@@ -1,6 +1,6 @@
 # Descent: `make help` lists the targets. Everything is installed into .venv; nothing needs root.
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test screenshots chaos check check-native format lock clean
+.PHONY: help install demo up test screenshots chaos docs check check-native format lock clean
 
 # The first interpreter Paddle supports (3.11-3.13) that can make a virtual environment; PYTHON=... overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -73,6 +73,9 @@ check-native: ## the fused kernel's own tests under the address and undefined-be
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && for vectors in $(VECTORS); do \
 		$(SANITIZED) $$vectors core/training/fused/source/fused.cc tests/native/fused_test.cc -o "$$work/fused_test" \
 		&& OMP_NUM_THREADS=2 "$$work/fused_test" || exit 1; done
+
+docs: .venv/.tested ## write docs/reference.md anew from the code
+	@$(BIN)/python -m tests.reference
 
 format: .venv/.tested ## format and mend the imports
 	@$(BIN)/ruff format .

@@ -65,11 +65,12 @@ class Datasets(BaseModel):
 
 @router.get("/optimizers", summary="Optimizers, schedules and gradient clips, with their parameters")
 async def optimizers() -> Optimizers:
-    return _optimizers()
+    return choices()
 
 
 @functools.cache
-def _optimizers() -> Optimizers:
+def choices() -> Optimizers:
+    """All that can be chosen."""
     return Optimizers(
         optimizers=[
             OptimizerChoice(**dict(_choice(name, cls, "name")), lesson=name in LESSON_OPTIMIZERS)

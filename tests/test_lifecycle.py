@@ -98,7 +98,7 @@ def test_a_cancelled_job_keeps_its_weights_and_can_go_on(client: Client, undistu
 
 
 def test_a_time_limit_can_be_followed_by_a_resume(client: Client) -> None:
-    job_id = client.submit(**{**LONG_JOB, "max_runtime_s": 4})["id"]
+    job_id = client.submit(**{**LONG_JOB, "max_runtime_s": 6})["id"]
     job = end_of(client, job_id)
     assert (job["error"]["code"], job["model"]["partial"]) == ("max_runtime", True)
     assert job["error"]["step"] > 0

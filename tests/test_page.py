@@ -118,6 +118,13 @@ def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api:
         assert page.evaluate(ground) == "rgb(255, 255, 255)"
 
 
+def test_it_follows_the_system_into_the_evening(browser: Browser, api: Api) -> None:
+    with visiting(browser, api.url, color_scheme="light") as visit:
+        page = visit.open()
+        page.emulate_media(color_scheme="dark")
+        expect(page.locator("body")).to_have_css("background-color", "rgb(18, 24, 30)")
+
+
 @pytest.mark.parametrize("where", ["run/%", "constructor", "toString/x?on=%"])
 def test_an_address_that_means_nothing_does_not_break_the_page(visit: Visit, where: str) -> None:
     visit.allowed.append("Failed to load resource")

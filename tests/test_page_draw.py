@@ -40,7 +40,7 @@ def staged(api: Api, browser: Browser) -> Iterator[Visit]:
 
 
 def model_that_says(api: Api, digit: int) -> str:
-    """A job whose model says this of everything, at 73 %: e^3.2 against nine times e^0."""
+    """A job whose model says this of everything, at 73%: e^3.2 against nine times e^0."""
     weights = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     weights["fc.bias"][digit] = 3.2
     return beside(asyncio.to_thread(api.finished_job, weights=safetensors.numpy.save(weights)))
@@ -109,7 +109,7 @@ def test_bars_are_as_long_as_their_probabilities(visit: Visit) -> None:
     track = page.locator(".bars .track").first.evaluate("(it) => it.clientWidth")
     assert widths == pytest.approx([share * track for share in told["probabilities"]], abs=0.6)
     shown = page.locator(".bars td.number").all_text_contents()
-    assert shown == [f"{share * 100:.1f} %" for share in told["probabilities"]]
+    assert shown == [f"{share * 100:.1f}%" for share in told["probabilities"]]
 
 
 def test_each_example_is_told_right(visit: Visit) -> None:
@@ -136,7 +136,7 @@ def test_models_stand_side_by_side_and_the_one_that_differs_is_seen(staged: Visi
     boxes = [box for box in (columns.nth(n).bounding_box() for n in range(3)) if box]
     assert len({box["y"] for box in boxes}) == 1
     assert all(left["x"] + left["width"] < right["x"] for left, right in pairwise(boxes))
-    expect(columns.nth(0).locator(".best .number")).to_have_text("73.2 %")
+    expect(columns.nth(0).locator(".best .number")).to_have_text("73.2%")
     page.reload()
     expect(columns).to_have_count(3)
     for model in (other, one):
@@ -279,7 +279,7 @@ def test_without_a_model_it_says_what_to_do_and_goes_on_when_there_is_one(staged
     page.unroute("**/models?*")
     model_that_says(api, 3)  # news of a run that has left a model: now the page looks again
     expect(headline(page, "best")).to_have_text("0", timeout=20_000)  # a staged one, of nothing but noughts
-    expect(page.locator(".bars .best .number")).to_have_text("10.0 %")
+    expect(page.locator(".bars .best .number")).to_have_text("10.0%")
 
 
 def test_a_refusal_is_said_in_words_and_the_drawing_stays(staged: Visit, api: Api) -> None:

@@ -337,7 +337,7 @@ def test_what_is_seen_of_the_curve_stands_in_the_address(trained: Page) -> None:
 def test_facts_events_and_spec_are_the_servers(trained: Page, trained_job: str, client: Client) -> None:
     job = client.job(trained_job)
     facts = trained.locator(".run-facts")
-    expect(facts).to_contain_text(f"{job['result']['test_accuracy'] * 100:.2f} %")
+    expect(facts).to_contain_text(f"{job['result']['test_accuracy'] * 100:.2f}%")
     expect(facts).to_contain_text(job["backend"]["kernel"])
     words = trained.locator(".run-events li > span:first-child").all_inner_texts()
     assert words == ["queued", "running", "epoch 1 ended", "succeeded"]

@@ -275,12 +275,12 @@ def test_a_live_curve_grows_and_what_is_zoomed_stays(visit: Visit, staged: Stage
     zoom(page, 0.2, 0.9)
     before, zoomed = width(page, claim.job_id), marks(page)
     seen = query(page)["zx"]
-    expect(row(page, claim.job_id).get_by_role("progressbar")).to_have_attribute("aria-label", "38 %")
+    expect(row(page, claim.job_id).get_by_role("progressbar")).to_have_attribute("aria-label", "38%")
     in_store(staged.api, lambda store: store.append(claim, points[20:40], steps_done=391, images_per_s=1.0))
     eventually(lambda: width(page, claim.job_id) > before + 100)
     assert marks(page) == zoomed
     assert query(page)["zx"] == seen
-    expect(row(page, claim.job_id).get_by_role("progressbar")).to_have_attribute("aria-label", "78 %")
+    expect(row(page, claim.job_id).get_by_role("progressbar")).to_have_attribute("aria-label", "78%")
     box = page.locator(".plot .nsewdrag").bounding_box()
     assert box
     page.mouse.dblclick(box["x"] + 200, box["y"] + 100)
@@ -454,8 +454,8 @@ def test_rows_are_sorted_by_a_click_and_filtered_by_words(visit: Visit, staged: 
 def test_a_row_says_what_became_of_its_run_and_by_which_rule(visit: Visit, staged: Staged) -> None:
     job_id = staged.runs["adam", 0.1]
     page = visit.open("?on=none")
-    expect(row(page, job_id).locator(".c-accuracy")).to_have_text("75.00 %")
-    expect(row(page, job_id).locator(".c-test")).to_have_text("74.80 %")
+    expect(row(page, job_id).locator(".c-accuracy")).to_have_text("75.00%")
+    expect(row(page, job_id).locator(".c-test")).to_have_text("74.80%")
     expect(row(page, job_id).locator(".c-seconds")).to_have_text("3.1 s")
     expect(row(page, job_id).locator(".sparkline path")).to_have_attribute("d", re.compile("^M2.0 2.0L.*L86.0"))
     table = httpx2.get(f"{staged.api.url}/compare?jobs={job_id}", trust_env=False).json()["table"]

@@ -36,7 +36,8 @@ def test_the_socket_of_a_long_home_is_short_and_its_own(tmp_path: Path) -> None:
 
 
 def test_cores_are_shared_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "DESCENT_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     assert Settings(workers=1).threads_per_trainer == available_cores()
     assert Settings(workers=64).threads_per_trainer == 1
     assert Settings(threads=3).threads_per_trainer == 3

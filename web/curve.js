@@ -116,7 +116,7 @@ function tracesOf(job, history, { x, weight }) {
     ...line(t("run.curve.accuracy"), history.epochEnds(x), accuracies, { ...style, dash: "solid" }),
     mode: "lines+markers",
     yaxis: "y2",
-    hovertemplate: "%{y:.2f} %",
+    hovertemplate: "%{y:.2f}%",
   };
   return { traces: [...losses, below], isWhole: kept.length === history.count };
 }

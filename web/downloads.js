@@ -54,6 +54,7 @@ function fileOf(label, what, path, name, disabled = false) {
       button.disabled = false;
       button.removeAttribute("aria-busy");
       fill(button, label);
+      if (document.activeElement === document.body) button.focus(); // it lost the focus when it was held
     }
   };
   return h("li", {}, button, h("span.small.muted", {}, what), problem);

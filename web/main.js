@@ -19,6 +19,8 @@ import { LANGUAGES, language, speak, t } from "./text.js";
 const VIEWS = { runs, new: create, run, rate, draw, explain };
 const TABS = ["runs", "new", "draw", "explain"];
 const THEME = "descent.theme";
+const THEMES = ["light", "dark"];
+const darkness = matchMedia("(prefers-color-scheme: dark)");
 
 const root = h("main", { id: "view", tabIndex: -1 });
 const header = h("header.frame");
@@ -97,16 +99,27 @@ function talk(wanted) {
   show();
 }
 
+/** In the colours that were chosen here, else in those that the system asks for. */
+function wear() {
+  const kept = localStorage.getItem(THEME);
+  document.documentElement.dataset.theme = THEMES.includes(kept) ? kept : THEMES[Number(darkness.matches)];
+}
+
 function turnTheme() {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
-  wear(now === "dark" ? "light" : "dark");
+  const now = document.documentElement.dataset.theme;
+  localStorage.setItem(
+    THEME,
+    THEMES.find((each) => each !== now),
+  );
+  wear();
   show();
 }
 
-function wear(theme) {
-  localStorage.setItem(THEME, theme);
-  document.documentElement.dataset.theme = theme;
+/** The system asks for other colours: it was turned there, or evening came. */
+function turned() {
+  const before = document.documentElement.dataset.theme;
+  wear();
+  if (document.documentElement.dataset.theme !== before) show();
 }
 
 function showBanner() {
@@ -133,8 +146,7 @@ async function enterWithKey() {
   show();
 }
 
-const kept = localStorage.getItem(THEME);
-if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
+wear();
 document.body.append(
   h("a.skip", { href: "#view", onclick: skip }, t("frame.skip")),
   header,
@@ -144,6 +156,7 @@ document.body.append(
 );
 connection.addEventListener("change", showBanner);
 connection.addEventListener("key", wantKey);
+darkness.addEventListener("change", turned);
 window.addEventListener("hashchange", go);
 window.addEventListener("online", () => live.refresh().catch(() => {}));
 show();

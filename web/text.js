@@ -58,9 +58,9 @@ export const amount = (value) =>
     ? value.toExponential()
     : value.toLocaleString(LOCALES[language], { maximumSignificantDigits: 17 });
 
-/** An accuracy from 0 to 1: `98.79 %`. */
+/** An accuracy from 0 to 1: `98.79%`. */
 export const percent = (value, digits = 2) =>
-  value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
+  value === null || value === undefined ? "–" : `${number(value * 100, digits)}%`;
 
 /** A loss, to three or four places that count: `0.0312`, `2.303`, `1.2e-5`; a dash for null. */
 export function loss(value) {
