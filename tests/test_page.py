@@ -102,12 +102,12 @@ def test_the_language_can_be_switched_and_is_remembered(visit: Visit) -> None:
     expect(page.get_by_role("link", name="手写识别")).to_be_visible()
 
 
-def test_a_chinese_browser_is_spoken_to_in_chinese(browser: Browser, api: Api) -> None:
+def test_a_chinese_browser_is_spoken_to_in_chinese(api: Api, browser: Browser) -> None:
     with visiting(browser, api.url, locale="zh-CN") as visit:
         expect(visit.open().get_by_role("link", name="手写识别")).to_be_visible()
 
 
-def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api: Api) -> None:
+def test_it_is_dark_where_the_system_is_and_can_be_turned(api: Api, browser: Browser) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     with visiting(browser, api.url, color_scheme="dark") as visit:
         page = visit.open()
@@ -118,7 +118,7 @@ def test_it_is_dark_where_the_system_is_and_can_be_turned(browser: Browser, api:
         assert page.evaluate(ground) == "rgb(255, 255, 255)"
 
 
-def test_it_follows_the_system_into_the_evening(browser: Browser, api: Api) -> None:
+def test_it_follows_the_system_into_the_evening(api: Api, browser: Browser) -> None:
     with visiting(browser, api.url, color_scheme="light") as visit:
         page = visit.open()
         page.emulate_media(color_scheme="dark")

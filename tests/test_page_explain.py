@@ -185,7 +185,7 @@ def test_nothing_moves_by_itself_where_that_is_not_wanted(visit: Visit) -> None:
     expect(page.get_by_text("step 1 of 300")).to_be_visible()
 
 
-def test_it_plays_pauses_and_stops_when_it_is_left(browser: Browser, api: Api) -> None:
+def test_it_plays_pauses_and_stops_when_it_is_left(api: Api, browser: Browser) -> None:
     with visiting(browser, api.url) as visit:
         visit.context.add_init_script(
             "const real = requestAnimationFrame; window.asked = 0;"
@@ -240,7 +240,7 @@ def test_a_link_shows_the_same_and_nonsense_in_it_is_left_out(visit: Visit) -> N
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
-def test_it_fits_a_phone_in_both_languages(browser: Browser, api: Api, locale: str) -> None:
+def test_it_fits_a_phone_in_both_languages(api: Api, browser: Browser, locale: str) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "locale": locale, "color_scheme": "dark"}
     with visiting(browser, api.url, reduced_motion="reduce", **phone) as visit:
         page = visit.open("explain?tour=5")

@@ -49,7 +49,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture
-def visit(browser: Browser, api: Api) -> Iterator[Visit]:
+def visit(api: Api, browser: Browser) -> Iterator[Visit]:
     with visiting(browser, api.url) as visit:
         yield visit
 
@@ -202,7 +202,7 @@ def test_what_the_server_refuses_stands_beside_its_field_and_is_told(visit: Visi
     assert count(api) == before
 
 
-def test_what_the_server_says_of_wrong_values_has_chinese_words(browser: Browser, api: Api) -> None:
+def test_what_the_server_says_of_wrong_values_has_chinese_words(api: Api, browser: Browser) -> None:
     said = {error["detail"] for path, body in WRONG for error in refused(api, path, body)}
     assert len(said) > 20
     with visiting(browser, api.url, locale="zh-CN") as visit:
@@ -391,7 +391,7 @@ def test_a_sweep_of_ones_own_is_what_was_ticked(visit: Visit, api: Api) -> None:
 
 
 @pytest.mark.parametrize("way", ["new", "new?do=lesson", "new?do=rate"])
-def test_it_fits_a_phone_with_everything_unfolded(browser: Browser, api: Api, way: str) -> None:
+def test_it_fits_a_phone_with_everything_unfolded(api: Api, browser: Browser, way: str) -> None:
     with visiting(browser, api.url, viewport={"width": 390, "height": 780}, locale="zh-CN") as visit:
         page = visit.open(way)
         button = page.locator(".new-submit")

@@ -22,7 +22,7 @@ REFUSED = "Failed to load resource"  # the browser logs each answer that refuses
 
 
 @pytest.fixture
-def visit(browser: Browser, api: Api) -> Iterator[Visit]:
+def visit(api: Api, browser: Browser) -> Iterator[Visit]:
     with visiting(browser, api.url) as visit:
         yield visit
 

@@ -30,7 +30,7 @@ def _servers(api: Api, server: Server) -> None:
 
 
 @pytest.fixture
-def visit(browser: Browser, api: Api) -> Iterator[Visit]:
+def visit(api: Api, browser: Browser) -> Iterator[Visit]:
     """A page of the API without a worker."""
     with visiting(browser, api.url) as visit:
         yield visit
