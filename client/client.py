@@ -1,8 +1,10 @@
 """The Python client of the REST API, for programs that block and, as `AsyncClient`, for event loops.
 
-    with Client() as client:                                    # DESCENT_URL, DESCENT_API_KEY
+    from client.client import Client
+
+    with Client() as client:  # DESCENT_URL, DESCENT_API_KEY
         job = client.jobs.submit(optimizer="adam", learning_rate=0.001, epochs=1)
-        for event in job.stream():                              # losses, epochs and states, as they happen
+        for event in job.stream():  # losses, epochs and states, as they happen
             print(event)
         job.download("mnist.pdparams")
         print(client.predict("seven.png", model=job)["predictions"][0]["digit"])
