@@ -1,74 +1,19 @@
 """The client for an event loop; and all that the other does, which runs these coroutines over a wire that blocks."""
 
-import base64
 import os
-import uuid
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import httpx2
 
 from client import answers, transfers
 from client.answers import Event, JobData, LossHistory, RangeTestData, SweepData
-from client.errors import ClientError, JobFailed
+from client.calls import as_json, creation, id_of, listed, options_of, preview
+from client.errors import JobFailed
+from client.views import JobView, RangeTestView, SweepView
 from client.wire import AsyncWire, Call, Caller
-
-DataT = TypeVar("DataT", bound=answers.Ending)
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-_PAGE = 100  # jobs, sweeps or models a page, at most
-_PREDICTED_S = 60.0  # 256 photographs may take longer than other calls
-
-
-# --- what both clients' handles tell -----------------------------------------------------------------------------------
-
-
-class View(ABC, Generic[DataT]):
-    """What is known of something that will end, as it was when the server last said something of it."""
-
-    @property
-    @abstractmethod
-    def data(self) -> DataT:
-        """All of it, as the REST API has it. `refresh` asks anew."""
-
-    @property
-    def id(self) -> str:
-        return self.data["id"]
-
-    @property
-    def status(self) -> str:
-        """One of the words that the REST API has for it; there may be more of them one day."""
-        return self.data["status"]
-
-    @property
-    def terminal(self) -> bool:
-        """Whether it has ended, and everything there will be is there."""
-        return self.data["terminal"]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self.status}>"
-
-
-class JobView(View[JobData]):
-    @property
-    def spec(self) -> answers.JobSpec:
-        """What was asked for, with all defaults."""
-        return self.data["spec"]
-
-
-class SweepView(View[SweepData]):
-    pass
-
-
-class RangeTestView(View[RangeTestData]):
-    @property
-    def suggestion(self) -> answers.Suggestion:
-        """The rate that suggests itself; `outcome` and `sentence` say why, or why none."""
-        return self.data["suggestion"]
-
 
 # --- jobs --------------------------------------------------------------------------------------------------------------
 
@@ -381,7 +326,7 @@ class AsyncApi:
         sent = [as_json(image) for image in ([images] if alone else images)]
         body = {"images": sent, "model": id_of(model), "range": range, "top_k": top_k}
         params = {"debug": "true"} if debug else {}
-        call = Call(method="POST", path="/predict", json=body, params=params, read_s=_PREDICTED_S)
+        call = Call(method="POST", path="/predict", json=body, params=params)
         found: answers.Predictions = await self._caller.json(call)
         return found
 
@@ -416,62 +361,12 @@ class AsyncClient(AsyncApi):
         trust_env: bool = True,
     ) -> None:
         self.url, options = options_of(url, key, timeout_s, trust_env=trust_env)
-        super().__init__(Caller(AsyncWire(httpx2.AsyncClient(**options)), url=self.url, retries=retries))
+        super().__init__(
+            Caller(AsyncWire(httpx2.AsyncClient(**options)), url=self.url, retries=retries, timeout_s=timeout_s)
+        )
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.close()
-
-
-# --- calls that several make -------------------------------------------------------------------------------------------
-
-
-def options_of(url: str | None, key: str | None, timeout_s: float, *, trust_env: bool) -> tuple[str, dict[str, Any]]:
-    """Where the server is, and what an HTTP client is made with. Raises ClientError for what is no address."""
-    url = (url or os.environ.get("DESCENT_URL") or DEFAULT_URL).rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise ClientError(f"{url!r} is no address of a server: it should be like {DEFAULT_URL} (DESCENT_URL)")
-    key = key or os.environ.get("DESCENT_API_KEY")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return url, {"base_url": url, "headers": headers, "timeout": timeout_s, "trust_env": trust_env}
-
-
-def creation(path: str, spec: Any, key: str | None) -> Call:
-    """A call that makes something, once however often it is sent: the server knows the key again."""
-    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-    return Call(method="POST", path=path, json=spec, headers=headers)
-
-
-def preview(path: str, spec: Any) -> Call:
-    return Call(method="POST", path=path, json=spec, params={"validate_only": "true"})
-
-
-async def listed(
-    caller: Caller, path: str, name: str, params: dict[str, Any], limit: int | None
-) -> AsyncGenerator[Any, None]:
-    """All items of all pages, or so many at most."""
-    after, left = None, limit
-    while left is None or left > 0:
-        asked = params | {"after": after, "limit": _PAGE if left is None else min(_PAGE, left)}
-        page = await caller.json(Call(method="GET", path=path, params=asked))
-        for item in page[name]:
-            yield item
-        after = page["next"]
-        left = None if left is None else left - len(page[name])
-        if after is None:
-            return
-
-
-def id_of(job: str | JobView) -> str:
-    return job if isinstance(job, str) else job.id
-
-
-def as_json(image: Any) -> Any:
-    """A picture as base64, an array as lists. A text is the path of a file, unless it is a data URL."""
-    if isinstance(image, os.PathLike) or (isinstance(image, str) and not image.startswith("data:")):
-        image = Path(image).read_bytes()
-    if isinstance(image, bytes):
-        return base64.b64encode(image).decode("ascii")
-    return image.tolist() if hasattr(image, "tolist") else image

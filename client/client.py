@@ -33,11 +33,8 @@ from client.asynchronous import (
     AsyncRangeTests,
     AsyncSweep,
     AsyncSweeps,
-    JobView,
-    RangeTestView,
-    SweepView,
-    options_of,
 )
+from client.calls import options_of
 from client.errors import (
     ApiError,
     Busy,
@@ -51,6 +48,7 @@ from client.errors import (
     Unreachable,
     WaitTimeout,
 )
+from client.views import JobView, RangeTestView, SweepView
 from client.wire import BlockingWire, Caller, each, now
 
 __all__ = [
@@ -87,8 +85,8 @@ class Job(JobView):
     def stream(self, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """What happens, as it happens, from the job's beginning to its end: `Points`, `EpochEnded`, `StatusChanged`.
 
-        Each once and in order, also when the connection is cut meanwhile. `data` is up to date afterwards. Raises as `wait`
-        does, but not for a job that fails: that is a `StatusChanged`.
+        Each once and in order, also when the connection is cut meanwhile. `data` is up to date afterwards. Raises WaitTimeout,
+        Unreachable, and NotFound when it is deleted meanwhile; a job that fails is no error, but a `StatusChanged`.
         """
         return each(self._core.stream(timeout_s))
 
@@ -339,7 +337,9 @@ class Client:
         trust_env: bool = True,
     ) -> None:
         self.url, options = options_of(url, key, timeout_s, trust_env=trust_env)
-        self._core = AsyncApi(Caller(BlockingWire(httpx2.Client(**options)), url=self.url, retries=retries))
+        self._core = AsyncApi(
+            Caller(BlockingWire(httpx2.Client(**options)), url=self.url, retries=retries, timeout_s=timeout_s)
+        )
         self.jobs, self.sweeps = Jobs(self._core.jobs), Sweeps(self._core.sweeps)
         self.rate_ranges, self.models = RangeTests(self._core.rate_ranges), Models(self._core.models)
 

@@ -158,7 +158,7 @@ async def _fetch(caller: Caller, path: str, params: Mapping[str, Any], sink: Bin
         resumed = {"Range": f"bytes={sink.tell()}-", "If-Range": etag} if etag and sink.tell() else {}
         headers = {"Accept-Encoding": "identity"} | resumed
         async with caller.opened(
-            Call(method="GET", path=path, params=params, headers=headers, read_s=_MADE_S)
+            Call(method="GET", path=path, params=params, headers=headers, read_s=max(_MADE_S, caller.timeout_s))
         ) as response:
             if response.status_code != 206:
                 sink.seek(0)

@@ -79,8 +79,8 @@ class Wire(Protocol):
 class Caller:
     """Makes calls over a wire, again when that may help."""
 
-    def __init__(self, wire: Wire, *, url: str, retries: int) -> None:
-        self.wire, self.retries, self._url = wire, retries, url
+    def __init__(self, wire: Wire, *, url: str, retries: int, timeout_s: float) -> None:
+        self.wire, self.retries, self.timeout_s, self._url = wire, retries, timeout_s, url
 
     async def answer(self, call: Call) -> httpx2.Response:
         """The answer, read. Raises ApiError, Unreachable."""
