@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -24,7 +25,7 @@ from core.settings import Settings
 from core.spec import JobSpec
 from worker.trainer_process import Assignment, Setup
 
-JOB = {"optimizer": "adam", "learning_rate": 0.001}
+JOB: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.001}
 _SETTLED_S = 3.0  # after a job, for the next trainer to get ready
 
 
@@ -72,13 +73,11 @@ def first_loss(warm: int, cold: int) -> str:
 def until_first_loss(client: Client) -> float:
     """Seconds; the job is then cancelled and waited for."""
     began = time.perf_counter()
-    job_id = client.submit(**JOB, epochs=100)["id"]
-    while not client.loss(job_id)["count"]:
+    job = client.jobs.submit(**JOB, epochs=100)
+    while not job.loss().count:
         time.sleep(0.002)
     took = time.perf_counter() - began
-    client.cancel(job_id)
-    while not client.job(job_id)["terminal"]:
-        time.sleep(0.01)
+    job.cancel().wait(60, check=False)
     return took
 
 
@@ -109,11 +108,13 @@ def whole_job(repeats: int) -> str:
 
 def over_rest(client: Client) -> Run:
     began = time.perf_counter()
-    job_id = client.submit(**JOB, epochs=5)["id"]
-    for _ in client.follow(job_id, every_s=0.5):
-        pass
+    job, after, is_over = client.jobs.submit(**JOB, epochs=5), None, False
+    while not is_over:
+        history = job.loss(after=after)
+        after, is_over = history.next, history.terminal
+        time.sleep(0 if is_over else 0.5)
     took = time.perf_counter() - began
-    assert client.job(job_id)["status"] == "succeeded"
+    assert job.refresh().status == "succeeded"
     time.sleep(_SETTLED_S)
     return Run({"seconds": took}, 0)
 

@@ -88,9 +88,7 @@ def draw(sent: bytes) -> None:
         stack.running(private(Path(home)), print) as server,
         Client(server.url, trust_env=False) as client,
     ):
-        job = client.submit(optimizer="adam", learning_rate=0.001, epochs=1)
-        for _ in client.follow(job["id"], limit_s=600):
-            pass
+        client.jobs.submit(optimizer="adam", learning_rate=0.001, epochs=1).wait(600)
         (answer,) = client.predict([sent], debug=True)["predictions"]
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     drawing, seen, told = figure.subplots(1, 3, width_ratios=(1, 1, 1.5))

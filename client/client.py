@@ -1,127 +1,403 @@
-"""A small Python client of the REST API."""
+"""The Python client of the REST API, for programs that block and, as `AsyncClient`, for event loops.
 
-import base64
-import time
-from collections.abc import Iterable, Iterator
+    from client.client import Client
+
+    with Client() as client:  # DESCENT_URL, DESCENT_API_KEY
+        job = client.jobs.submit(optimizer="adam", learning_rate=0.001, epochs=1)
+        for event in job.stream():  # losses, epochs and states, as they happen
+            print(event)
+        job.download("mnist.pdparams")
+        print(client.predict("seven.png", model=job)["predictions"][0]["digit"])
+
+What is lost on its way is asked for again, twice by default and only where that is safe; a submit has an idempotency key, so
+that it makes one job however often it is sent. Errors are the tree in `client.errors`.
+"""
+
+import os
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx2
 
-_DOWNLOAD_TIMEOUT_S = 120  # of a model: a format may be made first, and others before it
+from client import answers
+from client.answers import EpochEnded, Event, JobData, LossHistory, Points, RangeTestData, StatusChanged, SweepData
+from client.asynchronous import (
+    AsyncApi,
+    AsyncClient,
+    AsyncJob,
+    AsyncJobs,
+    AsyncModels,
+    AsyncRangeTest,
+    AsyncRangeTests,
+    AsyncSweep,
+    AsyncSweeps,
+)
+from client.calls import options_of
+from client.errors import (
+    ApiError,
+    Busy,
+    ClientError,
+    Conflict,
+    Corrupt,
+    Invalid,
+    JobFailed,
+    NotAllowed,
+    NotFound,
+    Unreachable,
+    WaitTimeout,
+)
+from client.views import JobView, RangeTestView, SweepView
+from client.wire import BlockingWire, Caller, each, now
+
+__all__ = [
+    "ApiError", "AsyncClient", "AsyncJob", "AsyncRangeTest", "AsyncSweep", "Busy", "Client", "ClientError", "Conflict",
+    "Corrupt", "EpochEnded", "Event", "Invalid", "Job", "JobFailed", "LossHistory", "NotAllowed", "NotFound", "Points",
+    "RangeTest", "StatusChanged", "Sweep", "Unreachable", "WaitTimeout",
+]  # fmt: skip
 
 
-class ApiError(Exception):
-    """The server's problem answer: `status`, `code`, and the whole of it in `problem`."""
+class Job(JobView):
+    """A job on the server, and what was last heard of it. Methods that change or ask something bring `data` up to date."""
 
-    def __init__(self, response: httpx2.Response) -> None:
-        is_json = "json" in response.headers.get("content-type", "")
-        self.problem: dict[str, Any] = response.json() if is_json else {"detail": response.text[:200]}
-        self.status = response.status_code
-        self.code = str(self.problem.get("code", "unknown"))
-        super().__init__(f"{self.status} {self.code}: {self.problem.get('detail', '')}")
+    def __init__(self, core: AsyncJob) -> None:
+        self._core = core
+
+    @property
+    def data(self) -> JobData:
+        return self._core.data
+
+    def refresh(self) -> Self:
+        """Ask how it stands now."""
+        now(self._core.refresh())
+        return self
+
+    def wait(self, timeout_s: float | None = None, *, check: bool = True) -> Self:
+        """Wait until it has ended; a paused job has not.
+
+        Raises JobFailed unless it succeeded (with `check=False` it does not), WaitTimeout after `timeout_s` seconds, and
+        Unreachable when the server stays away for a minute.
+        """
+        now(self._core.wait(timeout_s, check=check))
+        return self
+
+    def stream(self, timeout_s: float | None = None) -> Generator[Event, None, None]:
+        """What happens, as it happens, from the job's beginning to its end: `Points`, `EpochEnded`, `StatusChanged`.
+
+        Each once and in order, also when the connection is cut meanwhile. `data` is up to date afterwards. Raises WaitTimeout,
+        Unreachable, and NotFound when it is deleted meanwhile; a job that fails is no error, but a `StatusChanged`.
+        """
+        return each(self._core.stream(timeout_s))
+
+    def loss(
+        self,
+        *,
+        after: str | None = None,
+        from_step: int | None = None,
+        to_step: int | None = None,
+        max_points: int | None = None,
+    ) -> LossHistory:
+        """All its loss points so far; those behind the cursor `after`; of some steps; or at most `max_points`, sampled."""
+        return now(self._core.loss(after=after, from_step=from_step, to_step=to_step, max_points=max_points))
+
+    def metrics(self) -> list[answers.EpochMetrics]:
+        """Losses, accuracy, rate and speed of each epoch that has ended."""
+        return now(self._core.metrics())
+
+    def events(self) -> list[answers.LogEntry]:
+        """Its log so far; `stream` has it as it happens, with the losses."""
+        return now(self._core.events())
+
+    def checkpoints(self) -> list[answers.Checkpoint]:
+        """The checkpoints that are kept, the best first."""
+        return now(self._core.checkpoints())
+
+    def evaluation(
+        self, *, examples: int | None = None, label: int | None = None, predicted: int | None = None
+    ) -> answers.Evaluation:
+        """What its model makes of the test images: confusion matrix, scores, and up to so many examples of a kind."""
+        return now(self._core.evaluation(examples=examples, label=label, predicted=predicted))
+
+    def download(self, path: str | os.PathLike[str] | None = None, *, format: str = "pdparams") -> Path:
+        """Write its model to a file, whole and verified or not at all; returns where.
+
+        `format`: `pdparams`, `safetensors`, `inference` or `onnx`. `path` is a file or a folder; without one it is the
+        working directory, and the name the server's. A download that is cut goes on where it was. Raises Conflict while there
+        is no model, Corrupt for wrong bytes, OSError.
+        """
+        return now(self._core.download(path, format=format))
+
+    def model(self, *, format: str = "pdparams") -> bytes:
+        """Its model as bytes, verified. As `download`."""
+        return now(self._core.model(format=format))
+
+    def cancel(self) -> Self:
+        """At once when it is queued, within seconds when it runs; one that has ended stays as it is."""
+        now(self._core.cancel())
+        return self
+
+    def pause(self) -> Self:
+        """Save it, and make room for the next job."""
+        now(self._core.pause())
+        return self
+
+    def resume(self, *, epochs: int | None = None) -> Self:
+        """Go on with a paused, failed or cancelled job; with `epochs`, train one that has ended for so many more."""
+        now(self._core.resume(epochs=epochs))
+        return self
+
+    def delete(self) -> None:
+        """Forget a job that has ended, with its files. Raises Conflict for others."""
+        now(self._core.delete())
+
+
+class Jobs:
+    """`client.jobs`."""
+
+    def __init__(self, core: AsyncJobs) -> None:
+        self._core = core
+
+    def submit(self, *, idempotency_key: str | None = None, **spec: Unpack[answers.JobSpec]) -> Job:
+        """Create a job: an `optimizer` and a `learning_rate`, and what else is not to be the lesson's default.
+
+        It is made once, however often the request has to be sent; to be sure of that over several runs of a program, give an
+        `idempotency_key` of your own. Raises Invalid, Busy.
+        """
+        return Job(now(self._core.submit(idempotency_key=idempotency_key, **spec)))
+
+    def preview(self, **spec: Unpack[answers.JobSpec]) -> answers.JobPreview:
+        """What a job would be, with all defaults; nothing is created. Raises Invalid."""
+        return now(self._core.preview(**spec))
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        return Job(now(self._core.get(job_id)))
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        optimizer: str | None = None,
+        tag: str | None = None,
+        sweep: str | None = None,
+        limit: int | None = None,
+    ) -> Generator[Job, None, None]:
+        """Jobs, newest first, page after page as they are wanted; `limit` of them at most. `tag` is `key` or `key:value`."""
+        found = self._core.list(status=status, optimizer=optimizer, tag=tag, sweep=sweep, limit=limit)
+        return (Job(job) for job in each(found))
+
+
+class Sweep(SweepView):
+    """A sweep on the server, and what was last heard of it."""
+
+    def __init__(self, core: AsyncSweep) -> None:
+        self._core = core
+
+    @property
+    def data(self) -> SweepData:
+        return self._core.data
+
+    def refresh(self) -> Self:
+        """Ask how it stands now."""
+        now(self._core.refresh())
+        return self
+
+    def wait(self, timeout_s: float | None = None) -> Self:
+        """Wait until all its jobs have ended, however that was. Raises WaitTimeout, Unreachable."""
+        now(self._core.wait(timeout_s))
+        return self
+
+    def cancel(self) -> Self:
+        """Cancel those of its jobs that have not ended."""
+        now(self._core.cancel())
+        return self
+
+    def delete(self) -> None:
+        """Forget a sweep that has ended, with its jobs."""
+        now(self._core.delete())
+
+    def jobs(self) -> Generator[Job, None, None]:
+        """Its jobs, newest first."""
+        return (Job(job) for job in each(self._core.jobs()))
+
+    def table(self) -> answers.Table:
+        """What came of its jobs so far: rows, best first, and whether the best two differ by more than noise."""
+        return now(self._core.table())
+
+
+class Sweeps:
+    """`client.sweeps`."""
+
+    def __init__(self, core: AsyncSweeps) -> None:
+        self._core = core
+
+    def submit(self, *, idempotency_key: str | None = None, **spec: Unpack[answers.SweepSpec]) -> Sweep:
+        """Many jobs at once: `optimizers` x `learning_rates` x `seeds`. With nothing it is the lesson's fifteen."""
+        return Sweep(now(self._core.submit(idempotency_key=idempotency_key, **spec)))
+
+    def preview(self, **spec: Unpack[answers.SweepSpec]) -> answers.SweepPreview:
+        """What a sweep would be, and about how long it would take; nothing is created."""
+        return now(self._core.preview(**spec))
+
+    def get(self, sweep_id: str) -> Sweep:
+        """Raises NotFound."""
+        return Sweep(now(self._core.get(sweep_id)))
+
+    def list(self, *, limit: int | None = None) -> Generator[Sweep, None, None]:
+        """Sweeps, newest first; `limit` of them at most."""
+        return (Sweep(sweep) for sweep in each(self._core.list(limit=limit)))
+
+
+class RangeTest(RangeTestView):
+    """A learning-rate range test on the server, and what was last heard of it."""
+
+    def __init__(self, core: AsyncRangeTest) -> None:
+        self._core = core
+
+    @property
+    def data(self) -> RangeTestData:
+        return self._core.data
+
+    def refresh(self) -> Self:
+        """Ask how it stands now."""
+        now(self._core.refresh())
+        return self
+
+    def wait(self, timeout_s: float | None = None, *, check: bool = True) -> Self:
+        """Wait until it has ended; `suggestion` then says which rate, and why. Raises as `Job.wait`."""
+        now(self._core.wait(timeout_s, check=check))
+        return self
+
+    def cancel(self) -> Self:
+        now(self._core.cancel())
+        return self
+
+    def job(self) -> Job:
+        """The job that it is: to stream, pause or delete."""
+        return Job(now(self._core.job()))
+
+
+class RangeTests:
+    """`client.rate_ranges`."""
+
+    def __init__(self, core: AsyncRangeTests) -> None:
+        self._core = core
+
+    def submit(self, *, idempotency_key: str | None = None, **spec: Unpack[answers.RangeTestSpec]) -> RangeTest:
+        """As `client.rate_range`."""
+        return RangeTest(now(self._core.submit(idempotency_key=idempotency_key, **spec)))
+
+    def get(self, job_id: str) -> RangeTest:
+        """Raises NotFound, also for a job that is no range test."""
+        return RangeTest(now(self._core.get(job_id)))
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, core: AsyncModels) -> None:
+        self._core = core
+
+    def list(self, *, dataset: str | None = None, limit: int | None = None) -> Generator[answers.Model, None, None]:
+        """The models that jobs have left, newest jobs first."""
+        return each(self._core.list(dataset=dataset, limit=limit))
+
+    def aliases(self) -> dict[str, str]:
+        """All names in use, and the ids of the jobs whose models they name."""
+        return now(self._core.aliases())
+
+    def get(self, name: str) -> answers.Model:
+        """The model that an alias, `best`, `latest` or a job's id names. Raises NotFound."""
+        return now(self._core.get(name))
+
+    def name(self, alias: str, job: str | JobView) -> answers.Model:
+        """Have an alias name a job's model, whatever it named before."""
+        return now(self._core.name(alias, job))
+
+    def unname(self, alias: str) -> None:
+        """Forget an alias; the model stays."""
+        now(self._core.unname(alias))
 
 
 class Client:
-    """Talks to one server. Use it in a `with` block."""
+    """Talks to one server. Use it in a `with` block; threads may share it.
 
-    def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 30, trust_env: bool = True) -> None:
-        """`key`: where the server needs one. `trust_env`: whether a proxy named in the environment is used."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._timeout_s = timeout_s
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=trust_env)
+    `url`: else DESCENT_URL, else http://127.0.0.1:8000. `key`: else DESCENT_API_KEY. `timeout_s`: how long the server may be
+    silent. `retries`: how often a call is made again. `trust_env`: whether a proxy named in the environment is used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout_s: float = 30,
+        retries: int = 2,
+        trust_env: bool = True,
+    ) -> None:
+        self.url, options = options_of(url, key, timeout_s, trust_env=trust_env)
+        self._core = AsyncApi(
+            Caller(BlockingWire(httpx2.Client(**options)), url=self.url, retries=retries, timeout_s=timeout_s)
+        )
+        self.jobs, self.sweeps = Jobs(self._core.jobs), Sweeps(self._core.sweeps)
+        self.rate_ranges, self.models = RangeTests(self._core.rate_ranges), Models(self._core.models)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._http.close()
+        self.close()
 
-    def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        response = self._http.request(method, path, **options)
-        if response.is_error:
-            raise ApiError(response)
-        return response
+    def close(self) -> None:
+        now(self._core.close())
 
-    def submit(self, **spec: Any) -> dict[str, Any]:
-        """Create a job; returns it as it is at first."""
-        job: dict[str, Any] = self._call("POST", "/jobs", json=spec).json()
-        return job
+    def rate_range(self, **spec: Unpack[answers.RangeTestSpec]) -> RangeTest:
+        """Find a learning rate: one short run whose rate rises from `start` to `end`; an `optimizer` is a whole request."""
+        return RangeTest(now(self._core.rate_range(**spec)))
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        job: dict[str, Any] = self._call("GET", f"/jobs/{job_id}").json()
-        return job
+    def compare(
+        self,
+        jobs: Iterable[str | JobView],
+        *,
+        x: str = "step",
+        max_points: int | None = None,
+        target_accuracy: float | None = None,
+    ) -> answers.Comparison:
+        """Up to 50 jobs beside each other: curves over `step`, `epoch` or `time`, and a table with verdicts."""
+        return now(self._core.compare(jobs, x=x, max_points=max_points, target_accuracy=target_accuracy))
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/cancel").json()
-        return job
+    def stream(self, jobs: Iterable[str | JobView], timeout_s: float | None = None) -> Generator[Event, None, None]:
+        """As `Job.stream`, for up to 50 jobs in one."""
+        return each(self._core.stream(jobs, timeout_s))
 
-    def pause(self, job_id: str) -> dict[str, Any]:
-        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/pause").json()
-        return job
+    def predict(
+        self,
+        images: Any,
+        *,
+        model: str | JobView = "best",
+        range: int = 1,
+        top_k: int = 3,
+        debug: bool = False,
+    ) -> answers.Predictions:
+        """What images show, up to 256: paths of PNG or JPEG files, their bytes, or arrays or lists of numbers, 28x28 or 784.
 
-    def resume(self, job_id: str, *, epochs: int | None = None) -> dict[str, Any]:
-        """Go on with a paused, failed or cancelled job; with `epochs`, train one that has ended for so many more."""
-        body = {"json": {"epochs": epochs}} if epochs else {}
-        job: dict[str, Any] = self._call("POST", f"/jobs/{job_id}/resume", **body).json()
-        return job
-
-    def delete(self, job_id: str) -> None:
-        self._call("DELETE", f"/jobs/{job_id}")
-
-    def loss(self, job_id: str, *, after: str | None = None) -> dict[str, Any]:
-        """One page of the loss history, behind the cursor `after`."""
-        page: dict[str, Any] = self._call(
-            "GET", f"/jobs/{job_id}/loss", params={"after": after} if after else None
-        ).json()
-        return page
-
-    def follow(self, job_id: str, *, every_s: float = 0.1, limit_s: float = 3600) -> Iterator[list[dict[str, Any]]]:
-        """New loss points as they come (perhaps none), until the job has ended. Raises TimeoutError after `limit_s`."""
-        after, deadline = None, time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            page = self.loss(job_id, after=after)
-            after = page["next"]
-            yield page["points"]
-            if page["terminal"] and not page["has_more"]:
-                return
-            time.sleep(every_s)
-        raise TimeoutError(f"{job_id} did not end within {limit_s} s")
-
-    def model(self, job_id: str, *, format: str = "pdparams") -> bytes:
-        """The trained network, as `pdparams`, `safetensors`, `inference` or `onnx`. Waits up to 120 s: it may be made first."""
-        timeout = httpx2.Timeout(self._timeout_s, read=max(self._timeout_s, _DOWNLOAD_TIMEOUT_S))
-        return self._call("GET", f"/jobs/{job_id}/model", params={"format": format}, timeout=timeout).content
-
-    def predict(self, images: Iterable[Any], *, debug: bool = False, **options: Any) -> dict[str, Any]:
-        """What images show: paths of PNG or JPEG files, their bytes, or lists or arrays of numbers, 28x28 or 784.
-
-        With `debug` each prediction has `seen`, the 28x28 that the network saw.
+        `range` is the brightest value of an array, 1 or 255. With `debug` each prediction has `seen`, the 28x28 that the
+        network saw.
         """
-        body = {"images": [_as_json(image) for image in images], **options}
-        query = {"params": {"debug": "true"}} if debug else {}
-        answer: dict[str, Any] = self._call("POST", "/predict", json=body, **query).json()
-        return answer
+        return now(self._core.predict(images, model=model, range=range, top_k=top_k, debug=debug))
 
-    def models(self, **query: Any) -> dict[str, Any]:
-        """A page of the models, and all names that models go by."""
-        page: dict[str, Any] = self._call("GET", "/models", params=query).json()
-        return page
+    def optimizers(self) -> answers.Optimizers:
+        """Optimizers, schedules and clips, with their parameters, defaults and bounds."""
+        return now(self._core.optimizers())
 
-    def name_model(self, alias: str, job_id: str) -> dict[str, Any]:
-        """Have an alias name a job's model; returns that model."""
-        model: dict[str, Any] = self._call("PUT", f"/models/{alias}", json={"job_id": job_id}).json()
-        return model
+    def datasets(self) -> list[answers.Dataset]:
+        return now(self._core.datasets())
 
-    def unname_model(self, alias: str) -> None:
-        self._call("DELETE", f"/models/{alias}")
+    def version(self) -> str:
+        """The server's."""
+        return now(self._core.version())
 
-
-def _as_json(image: Any) -> Any:
-    """A picture as base64, an array as lists."""
-    if isinstance(image, Path):
-        image = image.read_bytes()
-    if isinstance(image, bytes):
-        return base64.b64encode(image).decode("ascii")
-    return image.tolist() if hasattr(image, "tolist") else image
+    def ready(self) -> answers.Readiness:
+        """Whether a job could run, and each thing that this needs; it does not raise when something is missing."""
+        return now(self._core.ready())

@@ -1,5 +1,6 @@
 """`descent demo`: the lesson's job from end to end, over HTTP, on a private stack; loud when anything does not happen."""
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 
 from client import stack
-from client.client import Client
+from client.answers import JobData, LossPoint
+from client.client import Client, Points
 from core.catalogue import DEFAULT_DATASET
 from core.errors import StackError
 from core.settings import Settings
@@ -22,14 +24,15 @@ from core.training import datasets
 
 LEAST_ACCURACY = 0.97
 _PREDICTED = 200  # test digits sent to /predict
+_LONGEST_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What the demo saw."""
 
-    job: dict[str, Any]
-    points: list[dict[str, Any]]
+    job: JobData
+    points: list[LossPoint]
     first_loss_s: float
 
 
@@ -45,8 +48,7 @@ def run(settings: Settings, *, epochs: int, console: Console) -> None:
     ):
         seen = _watch(client, epochs, console)
         job = _succeeded(seen)
-        model = out / "mnist.pdparams"
-        model.write_bytes(client.model(job["id"]))
+        model = client.jobs.get(job["id"]).download(out / "mnist.pdparams")
         right = _predict(client, job["id"], data.test, console)
     plot = out / "loss.png"
     draw(seen.points, plot, title=f"Adam, learning rate 0.001: test accuracy {job['result']['test_accuracy']:.2%}")
@@ -78,9 +80,9 @@ def fetch(settings: Settings, console: Console, *, name: str = DEFAULT_DATASET) 
 
 def _watch(client: Client, epochs: int, console: Console) -> Run:
     began = time.perf_counter()
-    job = client.submit(optimizer="adam", learning_rate=0.001, epochs=epochs, name="demo")
-    console.print(f"\nPOST /jobs  ->  202  {job['id']}")
-    points: list[dict[str, Any]] = []
+    job = client.jobs.submit(optimizer="adam", learning_rate=0.001, epochs=epochs, name="demo")
+    console.print(f"\nPOST /jobs  ->  202  {job.id}")
+    points: list[LossPoint] = []
     first_loss_s = 0.0
     columns = (
         TextColumn("Training"),
@@ -90,22 +92,22 @@ def _watch(client: Client, epochs: int, console: Console) -> Run:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        total = job["progress"]["total_steps"]
+        total = job.data["progress"]["total_steps"]
         task = progress.add_task("training", total=total, loss="-")
-        for new in client.follow(job["id"]):
-            points += new
-            if new:
+        for event in job.stream(_LONGEST_S):
+            if isinstance(event, Points):
+                points += event.points
                 first_loss_s = first_loss_s or time.perf_counter() - began
-                done, loss = new[-1]["step"] + 1, f"{new[-1]['loss']:.4f}"
+                done, loss = points[-1]["step"] + 1, f"{points[-1]['loss']:.4f}"
                 progress.update(task, completed=done, loss=loss)
                 if not console.is_terminal:  # a log file: plain lines instead of a bar that moves
                     console.print(f"step {done} of {total}, loss {loss}")
-    return Run(job=client.job(job["id"]), points=points, first_loss_s=first_loss_s)
+    return Run(job=job.data, points=points, first_loss_s=first_loss_s)
 
 
-def _succeeded(seen: Run) -> dict[str, Any]:
+def _succeeded(seen: Run) -> JobData:
     """The job, if all of it is as it should be."""
-    job, losses = seen.job, [point["loss"] for point in seen.points]
+    job, losses = seen.job, _losses(seen.points)
     if job["status"] != "succeeded":
         raise StackError(f"the job {job['status']}: {job['error']}")
     steps = [point["step"] for point in seen.points]
@@ -113,9 +115,14 @@ def _succeeded(seen: Run) -> dict[str, Any]:
         raise StackError(f"the loss history has a gap or a repeat: {steps}")
     if not losses[-1] < losses[0] / 4:
         raise StackError(f"the loss did not fall: {losses[0]} to {losses[-1]}")
-    if not job["result"]["test_accuracy"] > LEAST_ACCURACY:
-        raise StackError(f"test accuracy {job['result']['test_accuracy']} is not above {LEAST_ACCURACY}")
+    accuracy = job["result"]["test_accuracy"]
+    if accuracy is None or not accuracy > LEAST_ACCURACY:
+        raise StackError(f"test accuracy {accuracy} is not above {LEAST_ACCURACY}")
     return job
+
+
+def _losses(points: list[LossPoint]) -> list[float]:
+    return [math.nan if point["loss"] is None else point["loss"] for point in points]
 
 
 def _predict(client: Client, job_id: str, test: datasets.Split, console: Console) -> int:
@@ -130,13 +137,13 @@ def _predict(client: Client, job_id: str, test: datasets.Split, console: Console
     return right
 
 
-def draw(points: list[dict[str, Any]], file: Path, *, title: str) -> None:
+def draw(points: list[LossPoint], file: Path, *, title: str) -> None:
     """The loss curve as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="cross-entropy of one batch", title=title, yscale="log")
-    axes.plot([point["step"] for point in points], [point["loss"] for point in points], linewidth=1)
+    axes.plot([point["step"] for point in points], _losses(points), linewidth=1)
     axes.axhline(2.302585, linestyle=":", color="grey", label="pure guessing, ln 10")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
@@ -144,12 +151,13 @@ def draw(points: list[dict[str, Any]], file: Path, *, title: str) -> None:
 
 
 def _summary(seen: Run, right: int, model: Path, plot: Path) -> Panel:
-    result = seen.job["result"]
+    result, backend, losses = seen.job["result"], seen.job.get("backend"), _losses(seen.points)
+    device = backend["device"] if backend else "?"
     table = Table.grid(padding=(0, 2))
     for name, value in {
         "time to first loss": f"{seen.first_loss_s:.2f} s after POST /jobs",
-        "speed": f"{result['images_per_s']:,.0f} images/s on {seen.job['backend']['device']}, {result['seconds']:.1f} s",
-        "loss": f"{seen.points[0]['loss']:.3f} -> {seen.points[-1]['loss']:.3f} over {len(seen.points)} points",
+        "speed": f"{result['images_per_s']:,.0f} images/s on {device}, {result['seconds']:.1f} s",
+        "loss": f"{losses[0]:.3f} -> {losses[-1]:.3f} over {len(losses)} points",
         "test accuracy": f"{result['test_accuracy']:.2%}",
         "predicted right": f"{right} of {_PREDICTED} test digits",
         "model": str(model),

@@ -243,8 +243,4 @@ def client(server: Server) -> Iterator[Client]:
 def trained_job(server: Server) -> str:
     """The lesson's job with Adam, one epoch on all of MNIST, trained by the worker process of `server`."""
     with Client(server.url) as client:
-        job = client.submit(optimizer="adam", learning_rate=0.001, epochs=1)
-        for _ in client.follow(job["id"], limit_s=600):
-            pass
-        assert client.job(job["id"])["status"] == "succeeded"
-    return str(job["id"])
+        return client.jobs.submit(optimizer="adam", learning_rate=0.001, epochs=1).wait(600).id

@@ -26,7 +26,7 @@ from api.app import create_app
 from api.holds import MOST_HELD_OF_ONE
 from api.state import Recent
 from client import cli
-from client.client import ApiError, Client
+from client.client import Client, NotAllowed
 from client.stack import free_port
 from core.errors import InvalidRequest, NotFound, QueueFull, StackError
 from core.jobs import artifacts, keys
@@ -691,7 +691,7 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(
     key_id, secret = text.split("_")[1:]
     assert secret not in made.stderr
     with Client(url, key=text) as client:
-        job_id = client.submit(**GOOD)["id"]
+        job_id = client.jobs.submit(optimizer="adam", learning_rate=0.001).id
     (row,) = (row for row in json.loads(run("list", "--json")) if row["id"] == key_id)
     assert (row["owner"], row["admin"], set(row)) == ("olga", False, {"id", "owner", "admin", "created_at", "used_at"})
     assert row["created_at"] <= row["used_at"]
@@ -704,7 +704,7 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(
 
     eventually(is_refused, what="the end of the key")
     with Client(url, key=second) as client:
-        assert client.job(job_id)["status"] == "queued"  # the owner's other key goes on
+        assert client.jobs.get(job_id).status == "queued"  # the owner's other key goes on
     again = descent("keys", "revoke", key_id, home=tmp_path, cache=tmp_path, redis_url=db)
     assert (again.returncode, "no such key" in again.stderr, "Traceback" in again.stderr) == (1, True, False)
     stored = [file for file in redis_settings.home.rglob("*") if file.is_file()]
@@ -721,8 +721,8 @@ def test_a_name_that_could_be_mistaken_is_refused(db: str, name: str) -> None:
 
 
 def test_the_clients_error_says_what_is_missing(url: str) -> None:
-    with Client(url) as client, pytest.raises(ApiError, match="401 unauthorized: send a key"):
-        client.job(MISSING)
+    with Client(url) as client, pytest.raises(NotAllowed, match=r"send a key.*DESCENT_API_KEY"):
+        client.jobs.get(MISSING)
 
 
 def test_digests_are_compared_in_constant_time() -> None:

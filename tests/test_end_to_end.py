@@ -1,14 +1,14 @@
 """The main job as a user sees it: POST, a worker process, loss, model, digits; on real MNIST, over real HTTP."""
 
+import hashlib
 import io
-import json
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 import safetensors.numpy
 from paddle import Tensor
 
-from client.client import ApiError, Client
+from client.answers import LossPoint
+from client.client import Client, Conflict, Job, JobFailed, Points
 from core.training.datasets import Dataset
 from core.training.fused.library import COMPILERS
 from tests.conftest import ROOT, Server, descendants, eventually, is_alive, processes, serving
@@ -43,8 +44,17 @@ class MNIST(paddle.nn.Layer):
 
 
 @pytest.fixture
-def job(client: Client, trained_job: str) -> dict[str, Any]:
-    return client.job(trained_job)
+def trained(client: Client, trained_job: str) -> Job:
+    return client.jobs.get(trained_job)
+
+
+@pytest.fixture
+def job(trained: Job) -> dict[str, Any]:
+    return dict(trained.data)
+
+
+def losses(points: Iterable[LossPoint]) -> list[float]:
+    return [math.nan if point["loss"] is None else point["loss"] for point in points]
 
 
 def test_the_job_went_through_its_states(job: dict[str, Any]) -> None:
@@ -57,27 +67,26 @@ def test_the_job_went_through_its_states(job: dict[str, Any]) -> None:
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
 
 
-def test_the_loss_falls_from_that_of_guessing(client: Client, job: dict[str, Any]) -> None:
-    history = client.loss(job["id"])
-    points = history["points"]
-    assert [point["step"] for point in points] == [*range(0, 500, 10), 499]
-    assert all((p["epoch"], p["batch"]) == (0, p["step"]) for p in points)
-    assert abs(points[0]["loss"] - math.log(10)) < 0.7
-    assert np.mean([point["loss"] for point in points[-10:]]) < 0.2
-    assert (history["count"], history["terminal"], history["has_more"]) == (51, True, False)
-    least = min(point["loss"] for point in points)
-    assert history["summary"] == {"first": points[0]["loss"], "last": points[-1]["loss"], "min": least}
-    assert job["latest"] == {"step": 499, "loss": points[-1]["loss"]}
-    assert job["result"]["final_loss"] == points[-1]["loss"]
+def test_the_loss_falls_from_that_of_guessing(trained: Job) -> None:
+    history = trained.loss()
+    assert [point["step"] for point in history] == [*range(0, 500, 10), 499]
+    assert all((p["epoch"], p["batch"]) == (0, p["step"]) for p in history)
+    falling = losses(history)
+    assert abs(falling[0] - math.log(10)) < 0.7
+    assert np.mean(falling[-10:]) < 0.2
+    assert (history.count, history.terminal, len(history)) == (51, True, 51)
+    assert history.summary == {"first": falling[0], "last": falling[-1], "min": min(falling)}
+    assert trained.data["latest"] == {"step": 499, "loss": falling[-1]}
+    assert trained.data["result"]["final_loss"] == falling[-1]
 
 
-def test_a_poller_with_the_cursor_sees_each_point_once(client: Client, job: dict[str, Any]) -> None:
-    whole = client.loss(job["id"])["points"]
+def test_a_poller_with_the_cursor_sees_each_point_once(trained: Job, server: Server) -> None:
+    whole = trained.loss().points
     pages, after = [], None
-    with httpx2.Client(base_url=str(client._http.base_url)) as http:
+    with httpx2.Client(base_url=server.url) as http:
         while True:
             query = {"limit": "7"} | ({"after": after} if after else {})
-            page = http.get(f"/jobs/{job['id']}/loss", params=query).json()
+            page = http.get(f"/jobs/{trained.id}/loss", params=query).json()
             pages += page["points"]
             after = page["next"]
             if not page["has_more"]:
@@ -85,28 +94,23 @@ def test_a_poller_with_the_cursor_sees_each_point_once(client: Client, job: dict
     assert pages == whole
 
 
-def test_the_model_is_the_lessons_and_as_good_as_reported(
-    client: Client, job: dict[str, Any], mnist: Dataset, tmp_path: Path
-) -> None:
-    file = tmp_path / "mnist.pdparams"
-    file.write_bytes(client.model(job["id"]))
+def test_the_model_is_the_lessons_and_as_good_as_reported(trained: Job, mnist: Dataset, tmp_path: Path) -> None:
+    file = trained.download(tmp_path / "mnist.pdparams")
     model = MNIST()
     assert model.set_state_dict(paddle.load(str(file))) == ([], [])
     images = paddle.to_tensor((mnist.test.images.astype("float32") / 256).reshape(-1, 1, 28, 28))
     guessed = np.concatenate([model(images[n : n + 1000]).numpy().argmax(axis=1) for n in range(0, 10_000, 1000)])
     accuracy = float((guessed == mnist.test.labels).mean())
     assert accuracy > 0.97
-    assert accuracy == pytest.approx(job["result"]["test_accuracy"], abs=2e-4)
+    assert accuracy == pytest.approx(trained.data["result"]["test_accuracy"], abs=2e-4)
 
 
-def test_both_formats_hold_the_same_weights_and_the_digest_is_true(client: Client, job: dict[str, Any]) -> None:
-    import hashlib
-
-    content = client.model(job["id"], format="safetensors")
-    assert hashlib.sha256(content).hexdigest() == job["model"]["sha256"]
-    assert len(content) == job["model"]["size_bytes"]
+def test_both_formats_hold_the_same_weights_and_the_digest_is_true(trained: Job) -> None:
+    content = trained.model(format="safetensors")
+    assert hashlib.sha256(content).hexdigest() == trained.data["model"]["sha256"]
+    assert len(content) == trained.data["model"]["size_bytes"]
     weights = safetensors.numpy.load(content)
-    other = paddle.load(io.BytesIO(client.model(job["id"])))
+    other = paddle.load(io.BytesIO(trained.model()))
     assert sum(value.size for value in weights.values()) == 20_350
     assert all(np.array_equal(weights[name], other[name].numpy()) for name in weights)
 
@@ -144,57 +148,58 @@ def test_best_and_latest_name_a_model(client: Client, job: dict[str, Any]) -> No
 
 
 def test_the_same_spec_gives_the_same_history_and_weights(client: Client) -> None:
-    spec = {"optimizer": "momentum", "learning_rate": 0.01, "epochs": 1, "batch_size": 2000, "log_every": 1}
-    jobs = [client.submit(**spec)["id"] for _ in range(2)]
-    for job_id in jobs:
-        for _ in client.follow(job_id, limit_s=300):
-            pass
-    one, other = (client.loss(job_id)["points"] for job_id in jobs)
-    assert [point["loss"] for point in one] == [point["loss"] for point in other]
-    assert client.model(jobs[0]) == client.model(jobs[1])
+    spec: dict[str, Any] = {
+        "optimizer": "momentum",
+        "learning_rate": 0.01,
+        "epochs": 1,
+        "batch_size": 2000,
+        "log_every": 1,
+    }
+    one, other = [client.jobs.submit(**spec) for _ in range(2)]
+    assert losses(one.wait(300).loss()) == losses(other.wait(300).loss())
+    assert one.model() == other.model()
 
 
 def test_a_rate_that_blows_up_ends_diverged_with_its_curve(client: Client) -> None:
-    job_id = client.submit(optimizer="sgd", learning_rate=1000.0, batch_size=50, epochs=1)["id"]
-    points = [point for new in client.follow(job_id, limit_s=120) for point in new]
-    job = client.job(job_id)
-    assert (job["status"], job["error"]["code"]) == ("failed", "diverged")
-    assert points[-1]["step"] == job["error"]["step"]
+    job = client.jobs.submit(optimizer="sgd", learning_rate=1000.0, batch_size=50, epochs=1)
+    points = [point for event in job.stream(120) if isinstance(event, Points) for point in event.points]
+    with pytest.raises(JobFailed) as failed:
+        job.wait(1)
+    assert (job.status, failed.value.code) == ("failed", "diverged")
+    assert job.data["error"] is not None
+    assert points[-1]["step"] == job.data["error"]["step"]
     assert len(points) > 4
-    with pytest.raises(ApiError) as caught:
-        client.model(job_id)
+    with pytest.raises(Conflict) as caught:
+        job.model()
     assert caught.value.code == "model-not-ready"
 
 
 def test_a_missing_device_fails_the_job_at_its_start(client: Client) -> None:
-    job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
-    assert [new for new in client.follow(job_id, limit_s=60) if new] == []
-    error = client.job(job_id)["error"]
-    assert error["code"] == "device_unavailable"
-    assert "gpu:15" in error["message"]
+    job = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")
+    with pytest.raises(JobFailed, match="gpu:15") as failed:
+        job.wait(60)
+    assert failed.value.code == "device_unavailable"
+    assert job.loss().points == []
 
 
 def test_a_running_job_is_cancelled_and_the_next_one_runs(client: Client, server: Server) -> None:
-    job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)["id"]
-    eventually(lambda: client.job(job_id)["latest"], what="the first loss")
+    job = client.jobs.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)
+    eventually(lambda: job.refresh().data["latest"], what="the first loss")
     trainers = _trainers(server)
-    assert client.cancel(job_id)["status"] == "cancelling"
-    eventually(lambda: client.job(job_id)["terminal"], within_s=15, what="the cancel")
-    count = client.loss(job_id)["count"]
-    assert client.job(job_id)["status"] == "cancelled"
+    assert job.cancel().status == "cancelling"
+    assert job.wait(15, check=False).status == "cancelled"
+    count = job.loss().count
     assert not any(is_alive(pid) for pid in trainers)
-    next_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1, batch_size=5000)["id"]
-    eventually(lambda: client.job(next_id)["status"] == "succeeded", within_s=120, what="the next job")
-    assert client.loss(job_id)["count"] == count
+    client.jobs.submit(optimizer="sgd", learning_rate=0.01, epochs=1, batch_size=5000).wait(120)
+    assert job.loss().count == count
 
 
 def test_the_trainer_of_a_job_was_waiting_before_there_was_a_job(client: Client, server: Server) -> None:
     waiting = eventually(lambda: _trainers(server), what="the standby")
-    job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)["id"]
-    eventually(lambda: client.job(job_id)["latest"], what="the first loss")
+    job = client.jobs.submit(optimizer="sgd", learning_rate=0.01, epochs=1000, log_every=100)
+    eventually(lambda: job.refresh().data["latest"], what="the first loss")
     assert _trainers(server) == waiting
-    client.cancel(job_id)
-    eventually(lambda: client.job(job_id)["terminal"], what="the cancel")
+    job.cancel().wait(20, check=False)
     eventually(lambda: _trainers(server) - waiting, what="the next standby")
 
 
@@ -210,8 +215,8 @@ def _command(pid: int) -> str:
 # --- faults that need no proxy (the others are in test_faults.py): on a server of their own, with short leases ----------
 
 SHORT = {"lease_s": "2", "beat_s": "0.4", "scan_s": "0.5", "stop_s": "3"}
-LONG_JOB = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 50}
-SMALL_JOB = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "batch_size": 1000, "log_every": 1}
+LONG_JOB: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 50}
+SMALL_JOB: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "batch_size": 1000, "log_every": 1}
 
 
 @pytest.fixture(scope="module")
@@ -227,22 +232,23 @@ def frail_client(frail: Server) -> Iterator[Client]:
 
 
 def test_a_trainer_that_always_dies_fails_its_job_alone(frail: Server, frail_client: Client) -> None:
-    job_id = frail_client.submit(**LONG_JOB)["id"]
-    waiting = frail_client.submit(**SMALL_JOB)["id"]
+    job = frail_client.jobs.submit(**LONG_JOB)
+    waiting = frail_client.jobs.submit(**SMALL_JOB)
     killed: set[int] = set()
 
     def kill() -> bool:
-        if frail_client.job(job_id)["status"] == "running":
+        if job.refresh().status == "running":
             for pid in _trainers(frail) - killed:
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
-        return bool(frail_client.job(job_id)["terminal"])
+        return job.refresh().terminal
 
     # the waiting job may run in between: a death counts for the job it hits
     eventually(kill, within_s=120, what="the third death")
-    job = frail_client.job(job_id)
-    assert (job["status"], job["error"]["code"], job["attempt"]) == ("failed", "worker_lost", 3)
-    eventually(lambda: frail_client.job(waiting)["terminal"], within_s=120, what="the other job")
+    with pytest.raises(JobFailed) as failed:
+        job.wait(1)
+    assert (job.status, failed.value.code, job.data["attempt"]) == ("failed", "worker_lost", 3)
+    waiting.wait(120, check=False)
 
 
 def test_a_lost_message_is_rung_again(frail: Server, frail_client: Client) -> None:
@@ -250,24 +256,22 @@ def test_a_lost_message_is_rung_again(frail: Server, frail_client: Client) -> No
 
     from core.jobs.broker import QUEUE
 
-    running = frail_client.submit(**LONG_JOB)["id"]
-    eventually(lambda: frail_client.job(running)["latest"], what="the first job's start")
-    queued = [frail_client.submit(**SMALL_JOB)["id"] for _ in range(3)]
+    running = frail_client.jobs.submit(**LONG_JOB)
+    eventually(lambda: running.refresh().data["latest"], what="the first job's start")
+    queued = [frail_client.jobs.submit(**SMALL_JOB) for _ in range(3)]
     with redis.Redis(unix_socket_path=str(frail.home / "redis" / "redis.sock")) as store:
         store.delete(QUEUE)
-    frail_client.cancel(running)
-    for job_id in queued:
-        eventually(lambda job_id=job_id: frail_client.job(job_id)["terminal"], within_s=120, what="a job")  # type: ignore[misc]
-        assert frail_client.job(job_id)["attempt"] == 1
+    running.cancel()
+    assert [job.wait(120).data["attempt"] for job in queued] == [1, 1, 1]
 
 
 def first_losses(server: Server, count: int) -> tuple[str, list[float]]:
     """The kernel that a server trains with, and the first losses of a job, which is then cancelled."""
     with Client(server.url) as client:
-        job_id = client.submit(optimizer="adam", learning_rate=0.001, batch_size=50, log_every=1)["id"]
-        eventually(lambda: client.loss(job_id)["count"] >= count, within_s=60, what="the first losses")
-        client.cancel(job_id)
-        return client.job(job_id)["backend"]["kernel"], [p["loss"] for p in client.loss(job_id)["points"][:count]]
+        job = client.jobs.submit(optimizer="adam", learning_rate=0.001, batch_size=50, log_every=1)
+        eventually(lambda: job.loss().count >= count, within_s=60, what="the first losses")
+        backend = job.cancel().data["backend"]
+        return backend["kernel"] if backend else "", losses(job.loss().points[:count])
 
 
 def test_with_and_without_the_kernel_and_without_a_compiler(tmp_path: Path, cache: Path) -> None:
@@ -292,15 +296,15 @@ def test_with_and_without_the_kernel_and_without_a_compiler(tmp_path: Path, cach
 
 def test_a_stopped_server_gives_its_job_back_and_goes_on_with_it(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache, **SHORT) as first, Client(first.url) as client:
-        job_id = client.submit(**SMALL_JOB)["id"]
-        eventually(lambda: client.loss(job_id)["count"] > 3, what="some points")
+        job_id = client.jobs.submit(**SMALL_JOB).id
+        eventually(lambda: client.jobs.get(job_id).loss().count > 3, what="some points")
         family = first.pids
         assert first.interrupt() == 0
         assert not any(is_alive(pid) for pid in family)
         assert not list(tmp_path.rglob("*.sock"))
     with serving(tmp_path, cache, **SHORT) as second, Client(second.url) as client:
-        eventually(lambda: client.job(job_id)["terminal"], within_s=120, what="the end")
-        job = client.job(job_id)
-        assert (job["status"], job["attempt"]) == ("succeeded", 1)
-        assert [t["status"] for t in job["transitions"]] == ["queued", "running", "queued", "running", "succeeded"]
-        assert json.loads(json.dumps(client.loss(job_id)["points"]))[-1]["step"] == 49
+        job = client.jobs.get(job_id).wait(120)
+        assert (job.status, job.data["attempt"]) == ("succeeded", 1)
+        states = [transition["status"] for transition in job.data["transitions"]]
+        assert states == ["queued", "running", "queued", "running", "succeeded"]
+        assert job.loss().points[-1]["step"] == 49

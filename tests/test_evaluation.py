@@ -54,7 +54,7 @@ def evaluated(server: Server, trained_job: str) -> Json:
 def test_the_accuracy_is_the_one_that_the_training_ended_with(
     client: Client, trained_job: str, evaluated: Json
 ) -> None:
-    assert evaluated["accuracy"] == client.job(trained_job)["result"]["test_accuracy"]
+    assert evaluated["accuracy"] == client.jobs.get(trained_job).data["result"]["test_accuracy"]
     assert evaluated["accuracy"] == evaluated["right"] / evaluated["images"] > 0.95
     assert (evaluated["job_id"], evaluated["dataset"], evaluated["partial"]) == (trained_job, "mnist", False)
 

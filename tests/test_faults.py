@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import httpx2
 import pytest
 
-from client.client import ApiError, Client
+from client.answers import LossPoint
+from client.client import ApiError, Client, Unreachable
 from client.redis_server import RedisServer
 from core.jobs import artifacts
 from core.jobs.job import Job
@@ -61,20 +62,20 @@ BRIEF: Spec = {"optimizer": "sgd", "learning_rate": 0.01, "device": "gpu:15"}  #
 class Outcome:
     """What came of a job, to the bit: step, epoch, batch and loss of each point, and the digest of the weights."""
 
-    points: list[tuple[int, int, int, float]]
+    points: list[tuple[int, int, int, float | None]]
     sha256: str
 
 
 def outcome_of(client: Client, job_id: str) -> Outcome:
-    points = [(p["step"], p["epoch"], p["batch"], p["loss"]) for p in client.loss(job_id)["points"]]
-    return Outcome(points, hashlib.sha256(client.model(job_id, format="safetensors")).hexdigest())
+    points = [(p["step"], p["epoch"], p["batch"], p["loss"]) for p in client.jobs.get(job_id).loss().points]
+    return Outcome(points, hashlib.sha256(client.jobs.get(job_id).model(format="safetensors")).hexdigest())
 
 
 def patiently(ask: Callable[[], T]) -> T | None:
     """An answer; None while the API or its Redis is away."""
     try:
         return ask()
-    except httpx2.TransportError:
+    except Unreachable:
         return None
     except ApiError as error:
         assert error.status == 503, error.problem
@@ -83,8 +84,8 @@ def patiently(ask: Callable[[], T]) -> T | None:
 
 def when_ended(client: Client, job_id: str) -> dict[str, Any]:
     def ended() -> dict[str, Any] | None:
-        job = patiently(lambda: client.job(job_id))
-        return job if job and job["terminal"] else None
+        job = patiently(lambda: client.jobs.get(job_id))
+        return dict(job.data) if job and job.terminal else None
 
     return eventually(ended, within_s=LIMIT_S, what=f"the end of {job_id}")
 
@@ -109,7 +110,7 @@ def running(server: Server, what: str) -> set[int]:
     return {pid for pid in descendants(server.process.pid) if pid in everyone and what in everyone[pid][1]}
 
 
-def worker_of(job: dict[str, Any]) -> int:
+def worker_of(job: Mapping[str, Any]) -> int:
     """The process that trains a job, or 0."""
     last = job["transitions"][-1]
     return int(last["worker"].split(":")[1]) if last["status"] == "running" else 0
@@ -121,7 +122,7 @@ def await_checkpoint(home: Path, job_id: str) -> Path:
 
 
 def submit_and_await_checkpoint(server: Server, client: Client, spec: Spec) -> str:
-    job_id = str(client.submit(**spec)["id"])
+    job_id = str(client.jobs.submit(**spec).id)
     await_checkpoint(server.home, job_id)
     return job_id
 
@@ -147,7 +148,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Se
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.url) as client:
+    with Client(server.url, retries=0) as client:
         yield client
 
 
@@ -162,8 +163,8 @@ def undisturbed(server: Server) -> Undisturbed:
     def of(spec: Spec) -> Outcome:
         key = json.dumps(spec)
         if key not in known:
-            with Client(server.url) as client:
-                job = when_ended(client, client.submit(**spec)["id"])
+            with Client(server.url, retries=0) as client:
+                job = when_ended(client, client.jobs.submit(**spec).id)
                 assert (job["status"], job["attempt"]) == ("succeeded", 1)
                 known[key] = outcome_of(client, job["id"])
         return known[key]
@@ -187,14 +188,14 @@ def test_a_trainer_that_is_killed_twice_and_then_left_alone_ends_its_job(
     server: Server, client: Client, undisturbed: Undisturbed
 ) -> None:
     expected = undisturbed(MOMENTUM)
-    job_id = client.submit(**MOMENTUM)["id"]
+    job = client.jobs.submit(**MOMENTUM)
     killed: set[int] = set()
     for attempt in (1, 2):
-        eventually(lambda n=attempt: worker_of(job := client.job(job_id)) and job["attempt"] == n, within_s=60)  # type: ignore[misc]
+        eventually(lambda n=attempt: worker_of(job.refresh().data) and job.data["attempt"] == n, within_s=60)  # type: ignore[misc]
         (trainer,) = eventually(lambda: running(server, "worker.trainer_process") - killed, what="a trainer")
         os.kill(trainer, signal.SIGKILL)
         killed.add(trainer)
-    check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=3, claims=3)
+    check_it_ended_as_if_undisturbed(client, job.id, expected, attempt=3, claims=3)
 
 
 def test_a_killed_worker_takes_its_trainer_along_and_the_job_goes_on_to_the_same_bits(
@@ -216,20 +217,20 @@ def test_a_trainer_that_does_not_answer_a_cancel_is_killed_and_the_next_job_runs
     (trainer,) = running(server, "worker.trainer_process")
     os.kill(trainer, signal.SIGSTOP)
     began = time.monotonic()
-    assert client.cancel(job_id)["status"] == "cancelling"
+    assert client.jobs.get(job_id).cancel().status == "cancelling"
     job = when_ended(client, job_id)
     assert time.monotonic() - began >= float(SHORT["stop_s"])
     assert (job["status"], job["attempt"], job["model"]["ready"]) == ("cancelled", 1, False)
     assert not is_alive(trainer)
-    count = client.loss(job_id)["count"]
-    assert when_ended(client, client.submit(**BRIEF)["id"])["attempt"] == 1
-    assert client.loss(job_id)["count"] == count
+    count = client.jobs.get(job_id).loss().count
+    assert when_ended(client, client.jobs.submit(**BRIEF).id)["attempt"] == 1
+    assert client.jobs.get(job_id).loss().count == count
 
 
 def test_a_job_whose_message_a_frozen_worker_took_into_its_death_runs_once(server: Server, client: Client) -> None:
     (worker,) = eventually(lambda: running(server, "worker.app"), what="the worker")
     os.kill(worker, signal.SIGSTOP)
-    job_id = client.submit(**BRIEF)["id"]
+    job_id = client.jobs.submit(**BRIEF).id
     os.kill(worker, signal.SIGKILL)
     job = when_ended(client, job_id)
     assert (job["error"]["code"], job["attempt"]) == ("device_unavailable", 1)
@@ -249,9 +250,9 @@ def test_every_job_that_was_accepted_before_the_api_was_killed_runs_once(server:
     accepted: list[str] = []
 
     def post() -> None:
-        with Client(server.url) as own:
-            while job := patiently(lambda: own.submit(**BRIEF)):
-                accepted.append(job["id"])
+        with Client(server.url, retries=0) as own:
+            while job := patiently(lambda: own.jobs.submit(**BRIEF)):
+                accepted.append(job.id)
                 if len(accepted) == 4:
                     os.kill(api, signal.SIGKILL)
 
@@ -296,33 +297,37 @@ def test_a_worker_that_thaws_after_its_lease_writes_nothing_and_serves_again(
     pair: Pair, undisturbed: Undisturbed
 ) -> None:
     expected = undisturbed(MOMENTUM)
-    with Client(pair.server.url) as client:
+    with Client(pair.server.url, retries=0) as client:
         job_id = submit_and_await_checkpoint(pair.server, client, MOMENTUM)
-        worker = worker_of(client.job(job_id))
+        worker = worker_of(client.jobs.get(job_id).data)
         frozen = descendants(worker)
         assert len(frozen) == 2
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         try:
-            eventually(lambda: worker_of(client.job(job_id)) not in (0, worker), within_s=60, what="the takeover")
+            eventually(
+                lambda: worker_of(client.jobs.get(job_id).data) not in (0, worker), within_s=60, what="the takeover"
+            )
         finally:
             for pid in frozen:
                 os.kill(pid, signal.SIGCONT)
         eventually(lambda: not any(map(is_alive, frozen - {worker})), within_s=10, what="the old trainer's end")
         job = check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=2, claims=2)
         assert job["resumed_from_step"] > 0
-        both = [client.submit(**ENDLESS)["id"] for _ in range(2)]
-        eventually(lambda: worker in {worker_of(client.job(each)) for each in both}, within_s=60, what="its next job")
+        both = [client.jobs.submit(**ENDLESS).id for _ in range(2)]
+        eventually(
+            lambda: worker in {worker_of(client.jobs.get(each).data) for each in both}, within_s=60, what="its next job"
+        )
         for each in both:
-            client.cancel(each)
+            client.jobs.get(each).cancel()
             assert when_ended(client, each)["status"] == "cancelled"
 
 
 def test_connections_that_are_cut_every_second_cost_no_attempt(pair: Pair, undisturbed: Undisturbed) -> None:
     expected = undisturbed(ADAM)
-    with Client(pair.server.url) as client:
-        job_id = client.submit(**ADAM)["id"]
-        eventually(lambda: worker_of(client.job(job_id)), within_s=60, what="its start")
+    with Client(pair.server.url, retries=0) as client:
+        job_id = client.jobs.submit(**ADAM).id
+        eventually(lambda: worker_of(client.jobs.get(job_id).data), within_s=60, what="its start")
         for _ in range(8):
             assert pair.proxy.reset() > 0
             time.sleep(1)
@@ -330,14 +335,14 @@ def test_connections_that_are_cut_every_second_cost_no_attempt(pair: Pair, undis
 
 
 def test_a_request_right_after_its_connection_was_cut_is_answered(pair: Pair) -> None:
-    with Client(pair.server.url) as client:
-        job_id = client.submit(**BRIEF)["id"]
+    with Client(pair.server.url, retries=0) as client:
+        job_id = client.jobs.submit(**BRIEF).id
         when_ended(client, job_id)
         for _ in range(10):
             pair.proxy.reset()
-            assert client.job(job_id)["terminal"]
+            assert client.jobs.get(job_id).terminal
             pair.proxy.reset()
-            assert client.loss(job_id)["count"] == 0
+            assert client.jobs.get(job_id).loss().count == 0
 
 
 def partitioned(pair: Pair, client: Client, seconds: float) -> str:
@@ -353,14 +358,14 @@ def partitioned(pair: Pair, client: Client, seconds: float) -> str:
 
 def test_a_partition_shorter_than_the_lease_costs_no_attempt(pair: Pair, undisturbed: Undisturbed) -> None:
     expected = undisturbed(MOMENTUM)
-    with Client(pair.server.url) as client:
+    with Client(pair.server.url, retries=0) as client:
         job_id = partitioned(pair, client, 0.6)
         check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=1, claims=1)
 
 
 def test_after_a_partition_longer_than_the_lease_every_step_is_there_once(pair: Pair, undisturbed: Undisturbed) -> None:
     expected = undisturbed(MOMENTUM)
-    with Client(pair.server.url) as client:
+    with Client(pair.server.url, retries=0) as client:
         job_id = partitioned(pair, client, 6)
         job = when_ended(client, job_id)
         claims = sum(t["status"] == "running" for t in job["transitions"])
@@ -370,36 +375,36 @@ def test_after_a_partition_longer_than_the_lease_every_step_is_there_once(pair: 
 
 
 def test_a_redis_that_is_half_open_is_answered_with_503_and_costs_no_job(pair: Pair) -> None:
-    with Client(pair.server.url) as client:
+    with Client(pair.server.url, retries=0) as client:
         pair.proxy.set_mode(Mode.HALF_OPEN)
         try:
             began = time.monotonic()
             with pytest.raises(ApiError) as refused:
-                client.submit(**BRIEF)
+                client.jobs.submit(**BRIEF)
             assert time.monotonic() - began < 6  # one try of two seconds, on a machine with other things to do
             assert (refused.value.status, refused.value.code) == (503, "unavailable")
         finally:
             pair.proxy.set_mode(Mode.PASS)
-        job = eventually(lambda: patiently(lambda: client.submit(**BRIEF)), what="its return")
-        assert when_ended(client, job["id"])["attempt"] == 1
+        job = eventually(lambda: patiently(lambda: client.jobs.submit(**BRIEF)), what="its return")
+        assert when_ended(client, job.id)["attempt"] == 1
 
 
 def test_five_orderly_stops_of_its_worker_use_up_no_attempt(pair: Pair, undisturbed: Undisturbed) -> None:
     expected = undisturbed(ADAM)
     stopped: set[int] = set()
-    with Client(pair.server.url) as client:
-        job_id = client.submit(**ADAM)["id"]
+    with Client(pair.server.url, retries=0) as client:
+        job_id = client.jobs.submit(**ADAM).id
         for number in range(5):
 
             def trainer_at_work(least: int = 10 * (number + 1)) -> int:
-                job = client.job(job_id)
+                job = client.jobs.get(job_id).data
                 return worker_of(job) if job["progress"]["step"] >= least else 0
 
             worker = eventually(trainer_at_work, within_s=60, what=f"its run number {number + 1}")
             assert worker not in stopped
             os.kill(worker, signal.SIGTERM)
             stopped.add(worker)
-            eventually(lambda worker=worker: worker_of(client.job(job_id)) != worker, what="the handing over")  # type: ignore[misc]
+            eventually(lambda worker=worker: worker_of(client.jobs.get(job_id).data) != worker, what="the handing over")  # type: ignore[misc]
         job = check_it_ended_as_if_undisturbed(client, job_id, expected, attempt=1, claims=6)
         assert job["resumed_from_step"] > 0
 
@@ -452,7 +457,7 @@ def test_a_disk_that_refuses_fails_the_job_with_the_reason_and_it_can_go_on_late
     narrow: Narrow, undisturbed: Undisturbed, number: int
 ) -> None:
     expected = undisturbed(MOMENTUM)
-    with Client(narrow.server.url) as client:
+    with Client(narrow.server.url, retries=0) as client:
         job_id = submit_and_await_checkpoint(narrow.server, client, MOMENTUM)
         narrow.refuse(number)
         try:
@@ -466,7 +471,7 @@ def test_a_disk_that_refuses_fails_the_job_with_the_reason_and_it_can_go_on_late
                 assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in checkpoint.name
         finally:
             narrow.fault.unlink()
-        client.resume(job_id)
+        client.jobs.get(job_id).resume()
         job = when_ended(client, job_id)
         assert [t["status"] for t in job["transitions"]] == [
             "queued",
@@ -485,9 +490,9 @@ def test_a_disk_that_refuses_fails_the_job_with_the_reason_and_it_can_go_on_late
 
 def test_a_trainer_over_its_memory_fails_its_job_alone(narrow: Narrow, undisturbed: Undisturbed) -> None:
     expected = undisturbed(MOMENTUM)
-    with Client(narrow.server.url) as client:
-        greedy = client.submit(**MOMENTUM | {"batch_size": 25_000})["id"]
-        modest = client.submit(**MOMENTUM)["id"]
+    with Client(narrow.server.url, retries=0) as client:
+        greedy = client.jobs.submit(**MOMENTUM | {"batch_size": 25_000}).id
+        modest = client.jobs.submit(**MOMENTUM).id
         job = when_ended(client, greedy)
         assert (job["status"], job["error"]["code"], job["attempt"]) == ("failed", "out_of_memory", 1)
         assert str(_ENOUGH_MB) in job["error"]["message"]
@@ -502,7 +507,7 @@ class Poller:
     """Reads a job's losses with the cursor, in a thread, and keeps what it saw. A cursor that is refused is an error."""
 
     def __init__(self, url: str, job_id: str) -> None:
-        self.seen: list[dict[str, Any]] = []
+        self.seen: list[LossPoint] = []
         self.error: BaseException | None = None
         self._url, self._job_id = url, job_id
         self._done = threading.Event()
@@ -511,15 +516,15 @@ class Poller:
 
     def _keep_reading(self) -> None:
         try:
-            with Client(self._url) as client:
+            with Client(self._url, retries=0) as client:
                 while not self._done.wait(0.02):
                     after = str(len(self.seen)) if self.seen else None
-                    page = patiently(lambda after=after: client.loss(self._job_id, after=after))  # type: ignore[misc]
-                    self.seen += page["points"] if page else []
+                    page = patiently(lambda after=after: client.jobs.get(self._job_id).loss(after=after))  # type: ignore[misc]
+                    self.seen += page.points if page else []
         except BaseException as error:
             self.error = error
 
-    def stop(self) -> list[dict[str, Any]]:
+    def stop(self) -> list[LossPoint]:
         self._done.set()
         self._thread.join(30)
         assert self.error is None, self.error
@@ -532,24 +537,24 @@ def test_a_database_killed_at_random_steps_loses_nothing_it_acknowledged(
     expected = undisturbed(ADAM)
     moments = sorted(random.Random(7).sample(range(10, 90), 3))
     patient = SHORT | {"lease_s": "10"}  # a database is away for some seconds until it is back
-    with serving(tmp_path, cache, **patient) as server, Client(server.url) as client:
-        job_id = client.submit(**ADAM)["id"]
+    with serving(tmp_path, cache, **patient) as server, Client(server.url, retries=0) as client:
+        job_id = client.jobs.submit(**ADAM).id
         poller = Poller(server.url, job_id)
         accepted = []
         try:
             for moment in moments:
                 eventually(lambda moment=moment: len(poller.seen) >= moment, within_s=60, what=f"step {moment}")  # type: ignore[misc]
                 (database,) = running(server, "valkey-server")
-                accepted.append(client.submit(**BRIEF)["id"])
+                accepted.append(client.jobs.submit(**BRIEF).id)
                 os.kill(database, signal.SIGKILL)
-                eventually(lambda: patiently(lambda: client.job(job_id)), within_s=30, what="its return")
-                assert client.job(accepted[-1])["status"] == "queued"
+                eventually(lambda: patiently(lambda: client.jobs.get(job_id).data), within_s=30, what="its return")
+                assert client.jobs.get(accepted[-1]).status == "queued"
             job = when_ended(client, job_id)
         finally:
             seen = poller.stop()
         assert (job["status"], job["attempt"]) == ("succeeded", 1)
         assert outcome_of(client, job_id) == expected
-        assert seen == client.loss(job_id)["points"][: len(seen)]
+        assert seen == client.jobs.get(job_id).loss().points[: len(seen)]
         for other in accepted:
             assert when_ended(client, other)["attempt"] == 1
 
@@ -606,14 +611,14 @@ def test_an_append_only_file_without_its_tail_costs_the_last_write_alone(
 ) -> None:
     file, ids = stored
     os.truncate(file, file.stat().st_size - 7)
-    with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
+    with serving(tmp_path, cache, **SHORT) as server, Client(server.url, retries=0) as client:
         for job_id in ids[:-1]:
             job = when_ended(client, job_id)
             assert (job["error"]["code"], job["attempt"]) == ("device_unavailable", 1)
         with pytest.raises(ApiError) as lost:
-            client.job(ids[-1])
+            client.jobs.get(ids[-1])
         assert lost.value.status == 404
-        assert when_ended(client, client.submit(**BRIEF)["id"])["attempt"] == 1
+        assert when_ended(client, client.jobs.submit(**BRIEF).id)["attempt"] == 1
 
 
 def test_an_append_only_file_that_is_damaged_in_its_middle_is_refused_with_what_to_do(

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -70,7 +71,7 @@ def job_dir(server: Server, trained_job: str) -> Path:
 
 def downloaded(server: Server, job_id: str, format: str) -> bytes:
     with Client(server.url) as client:
-        return client.model(job_id, format=format)
+        return client.jobs.get(job_id).model(format=format)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,8 @@ def test_the_pages_commands_and_programs_run(server: Server, trained_job: str, t
 
 
 def test_the_metadata_say_how_the_weights_were_made(client: Client, server: Server, trained_job: str) -> None:
-    job, content = client.job(trained_job), downloaded(server, trained_job, "safetensors")
+    job: dict[str, Any] = dict(client.jobs.get(trained_job).data)
+    content = downloaded(server, trained_job, "safetensors")
     about = export.metadata(content)
     assert list(about) == sorted(about)
     assert set(about) == {"format", "network", "spec", "seed", "step", "metrics", "tensors_sha256"}
@@ -241,7 +243,9 @@ def test_many_who_ask_first_get_one_file_that_was_made_once(staged: Api) -> None
 def test_the_client_waits_for_a_file_that_is_made_first(staged: Api) -> None:
     job_id = staged.finished_job(weights=WEIGHTS)
     with Client(staged.url, timeout_s=0.1) as client:
-        assert onnx.load_from_string(client.model(job_id, format="onnx")).opset_import[0].version == export.OPSET
+        assert (
+            onnx.load_from_string(client.jobs.get(job_id).model(format="onnx")).opset_import[0].version == export.OPSET
+        )
 
 
 def test_a_file_that_cannot_be_kept_is_given_all_the_same(staged: Api) -> None:

@@ -29,7 +29,7 @@ from tests.test_api import is_problem
 from tests.test_store import FILES, SPEC, claimed
 from tests.test_sweeps import submitted
 
-QUICK = {"optimizer": "adam", "learning_rate": 0.003, "epochs": 1, "batch_size": 1000}
+QUICK: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.003, "epochs": 1, "batch_size": 1000}
 
 Left = Callable[..., str]
 
@@ -45,8 +45,10 @@ def clothes_job(server: Server, fashion: Dataset) -> str:
     """A job on Fashion-MNIST, trained by the worker process of `server`."""
     assert fashion.name == "fashion-mnist"
     with Client(server.url) as client:
-        job_id = str(client.submit(**QUICK, dataset="fashion-mnist")["id"])
-        job = eventually(lambda: (it := client.job(job_id))["terminal"] and it, within_s=120, what="the end of the job")
+        job_id = str(client.jobs.submit(**QUICK, dataset="fashion-mnist").id)
+        job = eventually(
+            lambda: (it := client.jobs.get(job_id).data)["terminal"] and it, within_s=120, what="the end of the job"
+        )
     assert job["status"] == "succeeded", job["error"]
     return job_id
 
@@ -54,7 +56,7 @@ def clothes_job(server: Server, fashion: Dataset) -> str:
 @pytest.fixture
 def leave_model(server: Server, client: Client, trained_job: str) -> Left:
     """Have a worker (this process) do a job without training: it leaves the weights of `trained_job`."""
-    weights = {name: client.model(trained_job, format=name) for name in artifacts.FORMATS}
+    weights = {name: client.jobs.get(trained_job).model(format=name) for name in artifacts.FORMATS}
     settings = Settings(home=server.home)
 
     async def work(dataset: str, accuracy: float) -> str:
@@ -105,17 +107,17 @@ def test_best_and_latest_are_of_one_data_set(client: Client, http: httpx2.Client
     latest = {dataset: leave_model(dataset, accuracy=0.1) for dataset in ("mnist", "fashion-mnist")}
     wanted = {"best": best["mnist"], "latest": latest["mnist"],
               "best:fashion-mnist": best["fashion-mnist"], "latest:fashion-mnist": latest["fashion-mnist"]}  # fmt: skip
-    assert wanted.items() <= client.models()["aliases"].items()
+    assert wanted.items() <= client.models.aliases().items()
     for name, job_id in wanted.items():
         assert http.get(f"/models/{name}").json()["job_id"] == job_id
         assert client.predict([[0.0] * 784], model=name)["model"]["job_id"] == job_id
     assert client.predict([[0.0] * 784])["model"]["job_id"] == best["mnist"]
     for dataset in best:
-        found = client.models(dataset=dataset, limit=100)["models"]
+        found = list(client.models.list(dataset=dataset, limit=100))
         assert {model["dataset"] for model in found} == {dataset}
     for job_id in {*best.values(), *latest.values()}:
-        client.delete(job_id)
-        assert job_id not in client.models()["aliases"].values()
+        client.jobs.get(job_id).delete()
+        assert job_id not in client.models.aliases().values()
 
 
 # --- the list ----------------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ def test_an_alias_names_a_model_until_it_names_another(
 ) -> None:
     other = leave_model()
     for job_id in (trained_job, trained_job, other):  # twice the same does no harm
-        model = client.name_model("prod", job_id)
+        model = client.models.name("prod", job_id)
         assert (model["job_id"], "prod" in model["names"]) == (job_id, True)
         assert http.get("/models/prod").json() == model
         assert client.predict([[0.0] * 784], model="prod")["model"]["job_id"] == job_id
@@ -169,11 +171,11 @@ def test_an_alias_names_a_model_until_it_names_another(
     in_use = is_problem(http.delete(f"/jobs/{other}"), 409, "job-in-use")
     assert "prod" in in_use["detail"]
     assert http.get(f"/jobs/{other}").status_code == 200
-    client.unname_model("prod")
+    client.models.unname("prod")
     is_problem(http.get("/models/prod"), 404)
     is_problem(http.delete("/models/prod"), 404)
     is_problem(http.post("/predict", json={"model": "prod", "image": [0.0] * 784}), 404)
-    client.delete(other)
+    client.jobs.get(other).delete()
 
 
 @pytest.mark.parametrize("alias", ["best", "latest", "best:fashion-mnist", "latest:fashion-mnist"])
@@ -193,8 +195,8 @@ def test_a_word_that_is_no_alias_is_refused(http: httpx2.Client, trained_job: st
 
 @pytest.mark.parametrize("alias", ["a", "7", "v1.2", "prod-2026-11-22", "x" * 64])
 def test_a_slug_is_an_alias(client: Client, trained_job: str, alias: str) -> None:
-    assert alias in client.name_model(alias, trained_job)["names"]
-    client.unname_model(alias)
+    assert alias in client.models.name(alias, trained_job)["names"]
+    client.models.unname(alias)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +216,9 @@ def test_an_alias_for_what_is_no_job_is_refused(http: httpx2.Client, body: Any, 
 
 
 def test_a_job_without_a_model_gets_no_alias(client: Client, http: httpx2.Client) -> None:
-    job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+    job_id = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id
     is_problem(http.put("/models/new", json={"job_id": job_id}), 409, "model-not-ready")
-    eventually(lambda: client.job(job_id)["terminal"], within_s=60, what="the failure")
+    eventually(lambda: client.jobs.get(job_id).terminal, within_s=60, what="the failure")
     is_problem(http.put("/models/new", json={"job_id": job_id}), 409, "model-not-ready")
     is_problem(http.get(f"/models/{job_id}"), 404)
     with pytest.raises(ApiError, match="404"):
@@ -228,7 +230,7 @@ def test_who_predicts_while_models_are_exchanged_always_gets_one(
 ) -> None:
     """A new model is given the alias, and the old one is deleted, again and again."""
     old, answers = leave_model(), []
-    client.name_model("live", old)
+    client.models.name("live", old)
     with ThreadPoolExecutor(4) as pool, httpx2.Client(base_url=server.url, timeout=30) as http:
 
         def ask() -> int:
@@ -237,12 +239,12 @@ def test_who_predicts_while_models_are_exchanged_always_gets_one(
         for _ in range(8):
             new = leave_model()
             asked = [pool.submit(ask) for _ in range(10)]
-            client.name_model("live", new)
-            client.delete(old)
+            client.models.name("live", new)
+            client.jobs.get(old).delete()
             answers += [future.result() for future in asked]
             old = new
     assert answers == [200] * 80
-    client.unname_model("live")
+    client.models.unname("live")
 
 
 # --- the store ---------------------------------------------------------------------------------------------------------

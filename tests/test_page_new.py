@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("api")
 
 REFUSED = "Failed to load resource"  # the browser logs each answer that refuses something
 
-JOB = {"optimizer": "adam", "learning_rate": 0.001}
+JOB: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.001}
 ONE_CYCLE = {"schedule": "one_cycle", "max_learning_rate": 0.1, "total_steps": 10}
 WRONG: list[tuple[str, dict[str, Any]]] = [
     (
@@ -115,10 +115,10 @@ def test_what_was_chosen_in_the_form_is_what_the_server_trains(
         start(page)
         page.wait_for_url(re.compile("#/run/job_"))
         job_id = page.url.rpartition("/")[2]
-    spec = client.job(job_id)["spec"]
+    spec = client.jobs.get(job_id).spec
     assert spec["optimizer"] == {"name": "momentum", "momentum": 0.9, "use_nesterov": True}
     assert (spec["learning_rate"], spec["epochs"], spec["batch_size"]) == (0.01, 1, 5000)
-    client.cancel(job_id)
+    client.jobs.get(job_id).cancel()
 
 
 def test_the_optimizers_and_their_parameters_are_those_of_the_catalogue(visit: Visit, api: Api) -> None:

@@ -101,16 +101,16 @@ def along(page: Page) -> list[float]:
 
 @pytest.fixture
 def long_job(client: Client) -> Iterator[str]:
-    job_id = str(client.submit(optimizer="momentum", learning_rate=0.01, epochs=200)["id"])
+    job_id = str(client.jobs.submit(optimizer="momentum", learning_rate=0.01, epochs=200).id)
     yield job_id
-    client.cancel(job_id)
+    client.jobs.get(job_id).cancel()
 
 
 # --- while it trains ---------------------------------------------------------------------------------------------------
 
 
 def test_the_curve_grows_keeps_the_zoom_and_the_log_is_the_lessons(working: Visit, client: Client) -> None:
-    job_id = str(client.submit(optimizer="momentum", learning_rate=0.01, epochs=2)["id"])
+    job_id = str(client.jobs.submit(optimizer="momentum", learning_rate=0.01, epochs=2).id)
     page = working.open(f"run/{job_id}")
     expect(status(page)).to_have_text("running")
     wait_for_width(page, 10)
@@ -138,7 +138,7 @@ def test_the_curve_grows_keeps_the_zoom_and_the_log_is_the_lessons(working: Visi
 
 def lesson_log(client: Client, url: str, job_id: str) -> list[str]:
     """As the lesson's program prints it, out of the API's points; and the accuracy of each epoch."""
-    points = client.loss(job_id)["points"]
+    points = client.jobs.get(job_id).loss().points
     lines = []
     for epoch, end in enumerate(get(f"{url}/jobs/{job_id}/metrics")["epochs"]):
         lines += [
@@ -157,13 +157,13 @@ def test_pause_go_on_and_cancel_are_asked_for_and_the_page_follows(
     wait_for_width(page, 1)
     button(page, "Pause").click()
     expect(status(page)).to_have_text("paused")
-    assert client.job(job_id)["status"] == "paused"
+    assert client.jobs.get(job_id).status == "paused"
     expect(page.get_by_text("as far as it came").first).to_be_visible()
     button(page, "Go on").click()
     expect(status(page)).to_have_text("running")
     button(page, "Cancel").click()
     expect(status(page)).to_have_text("cancelled")
-    assert client.job(job_id)["status"] == "cancelled"
+    assert client.jobs.get(job_id).status == "cancelled"
     expect(button(page, "Delete…")).to_be_visible()
     words = page.locator(".run-events li > span:first-child").all_inner_texts()
     assert [word for word in words if word != "queued" and not word.startswith("epoch")][-3:] == [
@@ -335,7 +335,7 @@ def test_what_is_seen_of_the_curve_stands_in_the_address(trained: Page) -> None:
 
 
 def test_facts_events_and_spec_are_the_servers(trained: Page, trained_job: str, client: Client) -> None:
-    job = client.job(trained_job)
+    job = dict[str, Any](client.jobs.get(trained_job).data)
     facts = trained.locator(".run-facts")
     expect(facts).to_contain_text(f"{job['result']['test_accuracy'] * 100:.2f}%")
     expect(facts).to_contain_text(job["backend"]["kernel"])

@@ -25,7 +25,7 @@ DIGITS = 200  # bench/pictures.py takes 1,000
 def predictor(server: Server, trained_job: str) -> Predictor:
     """The lesson's network after one epoch with Adam."""
     with Client(server.url) as client:
-        return Predictor.from_safetensors(client.model(trained_job, format="safetensors"))
+        return Predictor.from_safetensors(client.jobs.get(trained_job).model(format="safetensors"))
 
 
 def right(predictor: Predictor, images: Floats, mnist: Dataset) -> int:

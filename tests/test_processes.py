@@ -219,9 +219,9 @@ def test_what_was_in_progress_with_a_process_that_is_killed_is_so_no_more(two: S
 
     eventually(lambda: listening(port_of(two)) == 2, what="two processes")
     with Client(two.url) as client:
-        job_id = client.submit(optimizer="sgd", learning_rate=0.01, epochs=1000)["id"]
-        client.pause(job_id)
-        eventually(lambda: client.job(job_id)["status"] == "paused", what="a job of which nothing is to be told")
+        job_id = client.jobs.submit(optimizer="sgd", learning_rate=0.01, epochs=1000).id
+        client.jobs.get(job_id).pause()
+        eventually(lambda: client.jobs.get(job_id).status == "paused", what="a job of which nothing is to be told")
     eventually(lambda: in_progress() == 0, what="calm")
     stream = f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
     with ExitStack() as stack:

@@ -24,7 +24,7 @@ from tests.conftest import Server, eventually
 STEPS, PER_STEP = 500, 7 / 499  # from 1e-6 to 10
 EXPONENTS = [-6 + PER_STEP * step for step in range(STEPS)]
 # it blows up at a rate of about 0.5, after a fifth of its 834 steps
-SMALL = {"optimizer": "momentum", "batch_size": 60, "epochs": 1, "seed": 3}
+SMALL: dict[str, Any] = {"optimizer": "momentum", "batch_size": 60, "epochs": 1, "seed": 3}
 RAMP = {"start": 1e-2, "end": 1e6}
 
 
@@ -263,7 +263,7 @@ def test_a_range_test_of_adam_suggests_a_good_rate(http: httpx2.Client, client: 
     assert suggestion["sentence"]["en"] != suggestion["sentence"]["zh"]
 
     job = http.get(test["links"]["job"]).json()
-    assert [point["loss"] for point in client.loss(job["id"])["points"]] == curve["loss"]
+    assert [point["loss"] for point in client.jobs.get(job["id"]).loss().points] == curve["loss"]
     assert (job["result"]["test_accuracy"], job["model"]["ready"]) == (None, False)
     assert http.get(job["links"]["model"]).status_code == 409
     assert [client.predict([[0.0] * 784], model=name)["model"]["job_id"] for name in ("latest", "best")] == latest
@@ -273,7 +273,7 @@ def test_a_range_test_of_adam_suggests_a_good_rate(http: httpx2.Client, client: 
 
 
 def test_it_is_a_job_that_can_be_named_previewed_and_cancelled(http: httpx2.Client) -> None:
-    body = {"optimizer": "SGD", "epochs": 100, "log_every": 10}
+    body: dict[str, Any] = {"optimizer": "SGD", "epochs": 100, "log_every": 10}
     preview = http.post("/lr-range-tests?validate_only=true", json=body)
     assert (preview.status_code, preview.json()["total_steps"], preview.json()["points"]) == (200, 50_000, 5001)
     key = {"Idempotency-Key": "range-test-once"}

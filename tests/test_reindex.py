@@ -3,14 +3,22 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from client.client import ApiError, Client
+from client.client import Client, NotFound
 from tests.conftest import eventually, serving
 from tests.test_cli import descent
 
-SPEC = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 2000, "log_every": 1, "name": "kept"}
+SPEC: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 0.001,
+    "epochs": 1,
+    "batch_size": 2000,
+    "log_every": 1,
+    "name": "kept",
+}
 SHORT = {"scan_s": "0.3", "checkpoint_s": "0.5"}
 
 
@@ -22,42 +30,40 @@ def lose_database(home: Path) -> None:
 def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
     long_spec = SPEC | {"epochs": 2, "name": "unended"}
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        done = client.submit(**SPEC)["id"]
-        eventually(lambda: client.job(done)["terminal"], within_s=120, what="the first job")
-        failed = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
-        eventually(lambda: client.job(failed)["terminal"], what="the failure")
-        before = client.job(done), client.loss(done), client.model(done), client.job(failed)
-        unended = client.submit(**long_spec)["id"]
-        eventually(lambda: client.job(unended)["progress"]["step"] > 30, within_s=60, what="more than an epoch")
+        first = client.jobs.submit(**SPEC).wait(120)
+        other = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").wait(20, check=False)
+        done, failed = first.id, other.id
+        before = first.data, first.loss(), first.model(), other.data
+        going = client.jobs.submit(**long_spec)
+        unended = going.id
+        eventually(lambda: going.refresh().data["progress"]["step"] > 30, within_s=60, what="more than an epoch")
         for alias, job_id in (("prod", done), ("gone", done)):
-            client.name_model(alias, job_id)
-        client.unname_model("gone")
+            client.models.name(alias, job_id)
+        client.models.unname("gone")
         record = tmp_path / "jobs" / done / "job.json"
         eventually(
             lambda: list(json.loads(record.read_text())["record"].get("aliases", {})) == ["prod"], what="its file"
         )
-        deleted = client.submit(optimizer="sgd", learning_rate=0.1)["id"]
-        client.cancel(deleted)
-        client.delete(deleted)
+        deleted = client.jobs.submit(optimizer="sgd", learning_rate=0.1).cancel()
+        deleted.delete()
     lose_database(tmp_path)
     done_again = descent("reindex", home=tmp_path, cache=cache)
     assert done_again.returncode == 0, done_again.stderr
     assert sorted(done_again.stdout.splitlines()) == sorted(f"{job} restored" for job in (done, failed, unended))
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        assert (client.job(done), client.loss(done), client.model(done), client.job(failed)) == before
+        first, other = client.jobs.get(done), client.jobs.get(failed)
+        assert (first.data, first.loss(), first.model(), other.data) == before
         for name in ("best", "prod"):
             assert client.predict([[0.0] * 784], model=name)["model"]["job_id"] == done
-        assert client.models()["aliases"] == {"best": done, "latest": done, "prod": done}
-        eventually(lambda: client.job(unended)["terminal"], within_s=120, what="the unended job")
-        job = client.job(unended)
-        assert (job["status"], job["attempt"]) == ("succeeded", 1)
-        assert job["resumed_from_step"] > 25
-        assert [point["step"] for point in client.loss(unended)["points"]] == list(range(50))
-        undisturbed = client.submit(**long_spec)["id"]
-        eventually(lambda: client.job(undisturbed)["terminal"], within_s=120, what="the undisturbed job")
-        assert client.job(undisturbed)["model"]["sha256"] == job["model"]["sha256"]
-        with pytest.raises(ApiError):
-            client.job(deleted)
+        assert client.models.aliases() == {"best": done, "latest": done, "prod": done}
+        going = client.jobs.get(unended).wait(120)
+        assert going.data["attempt"] == 1
+        assert (going.data["resumed_from_step"] or 0) > 25
+        assert [point["step"] for point in going.loss()] == list(range(50))
+        undisturbed = client.jobs.submit(**long_spec).wait(120)
+        assert undisturbed.data["model"]["sha256"] == going.data["model"]["sha256"]
+        with pytest.raises(NotFound):
+            client.jobs.get(deleted.id)
         running = descent("reindex", home=tmp_path, cache=cache)  # beside a server that runs, too
         assert "restored" not in running.stdout
         assert running.stdout.count("exists") == 4
@@ -65,7 +71,7 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
 
 def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        jobs = [client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"] for _ in range(5)]
+        jobs = [client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id for _ in range(5)]
         for job_id in jobs:
             file = tmp_path / "jobs" / job_id / "history.jsonl"
             eventually(file.exists, what="its files")

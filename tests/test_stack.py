@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import redis
 
-from client.client import Client
+from client.client import Client, JobFailed
 from client.redis_server import RedisServer
 from client.stack import Stack
 from core.settings import Settings, read_settings
@@ -30,7 +31,7 @@ def test_two_servers_stand_side_by_side(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path / "a", cache) as one, serving(tmp_path / "b", cache) as other:
         assert one.url != other.url
         with Client(one.url) as client:
-            job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
+            job_id = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id
         assert httpx2.get(f"{other.url}/jobs/{job_id}").status_code == 404
 
 
@@ -72,18 +73,18 @@ def test_the_working_folders_modules_are_not_run(tmp_path: Path, cache: Path) ->
         (foreign / package).mkdir(parents=True)
         (foreign / package / "__init__.py").write_text("raise SystemExit('foreign code')")
     with serving(tmp_path / "home", cache, folder=foreign) as running, Client(running.url) as client:
-        job_id = client.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15")["id"]
-        eventually(lambda: client.job(job_id)["terminal"], what="the job")
-        assert client.job(job_id)["error"]["code"] == "device_unavailable"
+        with pytest.raises(JobFailed) as failed:
+            client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").wait(60)
+        assert failed.value.code == "device_unavailable"
 
 
 def test_several_workers_train_several_jobs(tmp_path: Path, cache: Path) -> None:
-    long_job = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
+    long_job: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
     with serving(tmp_path, cache, workers="2") as running, Client(running.url) as client:
-        jobs = [client.submit(**long_job)["id"] for _ in range(3)]
-        eventually(lambda: [client.job(j)["status"] for j in jobs] == ["running", "running", "queued"], what="two jobs")
-        client.cancel(jobs[0])
-        eventually(lambda: client.job(jobs[2])["status"] == "running", what="the third job")
+        jobs = [client.jobs.submit(**long_job) for _ in range(3)]
+        eventually(lambda: [job.refresh().status for job in jobs] == ["running", "running", "queued"], what="two jobs")
+        jobs[0].cancel()
+        eventually(lambda: jobs[2].refresh().status == "running", what="the third job")
 
 
 def test_a_taken_port_is_refused_with_a_hint(tmp_path: Path, cache: Path) -> None:
