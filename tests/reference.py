@@ -151,7 +151,8 @@ def _families() -> Iterator[tuple[str, str, str]]:
 
 def _anything() -> Measures:
     """Of a store in which there is something of everything."""
-    return Measures(**{field.name: {} if "dict" in str(field.type) else 0 for field in fields(Measures)})
+    one_of_each: dict[str, Any] = {field.name: {} if "dict" in str(field.type) else 0 for field in fields(Measures)}
+    return Measures(**one_of_each)
 
 
 if __name__ == "__main__":
