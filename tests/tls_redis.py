@@ -90,7 +90,7 @@ class Authority:
 
     def issue(self, name: str, *, until: datetime | None = None) -> Path:
         """A certificate for a host name, with its key in the same file."""
-        file = self._folder / f"{name}-{until:%Y}.pem" if until else self._folder / f"{name}.pem"
+        file = self._folder / f"{name}.pem"
         made = self._ca.issue_cert(name, not_after=until)
         made.private_key_and_cert_chain_pem.write_to_path(str(file))
         return file
@@ -130,14 +130,19 @@ class TlsRedis:
 
 @contextmanager
 def tls_redis(
-    folder: Path, *, users: str = USERS, certificate: Path | None = None, asks_for_ours: bool = False
+    folder: Path,
+    *,
+    users: str = USERS,
+    name: str = "localhost",
+    until: datetime | None = None,
+    asks_for_ours: bool = False,
 ) -> Iterator[TlsRedis]:
-    """A server with these users and no plain port, stopped afterwards. Unless told otherwise its name is localhost."""
+    """A server with these users, a certificate for this name, and no plain port; stopped afterwards."""
     binary = server()
     assert binary is not None
     folder.mkdir()
     running = TlsRedis(free_port("127.0.0.1"), Authority(folder / "certificates"), folder)
-    certificate = certificate or running.authority.issue("localhost")
+    certificate = running.authority.issue(name, until=until)
     options = {
         "port": "0", "tls-port": str(running.port), "bind": "127.0.0.1", "dir": str(folder), "save": "",
         "tls-cert-file": str(certificate), "tls-key-file": str(certificate), "tls-ca-cert-file": str(running.authority.file),

@@ -133,14 +133,14 @@ def _wrong_in_certificate(error: ssl.SSLCertVerificationError) -> str:
 
 def _refused(error: RedisError) -> str | None:
     text = str(error)
-    if "NOAUTH" in text or "Authentication required" in text:
+    if any(words in text for words in ("NOAUTH", "Authentication required", "HELLO must be called with")):
         return "it asks who we are: name a user in DESCENT_REDIS_URL, and the password's file in DESCENT_REDIS_PASSWORD_FILE"
     if isinstance(error, AuthenticationError):
         return (
             "it knows no such user with this password, or the user is off: see DESCENT_REDIS_URL and "
             "DESCENT_REDIS_PASSWORD_FILE"
         )
-    if isinstance(error, NoPermissionError):
+    if isinstance(error, NoPermissionError) or "ACL failure in script" in text:
         return f"its user lacks rights ({text}). docs/operations.md has the rights of each process, ready to use"
     if "DB index is out of range" in text:
         return "it has no database of the number in DESCENT_REDIS_URL"
