@@ -123,7 +123,7 @@ class TlsRedis:
         """A connection that may do everything."""
         with Redis(
             port=self.port, ssl=True, ssl_ca_certs=str(self.authority.file), ssl_certfile=str(self.authority.issue("admin")),
-            username="admin", password=PASSWORDS["admin"], decode_responses=True,
+            username="admin", password=PASSWORDS["admin"], decode_responses=True, socket_timeout=None,
         ) as redis:  # fmt: skip
             yield redis
 

@@ -16,6 +16,8 @@ from redis.exceptions import ConnectionError as Disconnected
 
 from core.errors import Unavailable
 
+_IN_A_SCRIPT = ("user executing the script can't", "ACL failure in script")  # a right that is missing there
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -140,7 +142,7 @@ def _refused(error: RedisError) -> str | None:
             "it knows no such user with this password, or the user is off: see DESCENT_REDIS_URL and "
             "DESCENT_REDIS_PASSWORD_FILE"
         )
-    if isinstance(error, NoPermissionError) or "ACL failure in script" in text:
+    if isinstance(error, NoPermissionError) or any(words in text for words in _IN_A_SCRIPT):
         return f"its user lacks rights ({text}). docs/operations.md has the rights of each process, ready to use"
     if "DB index is out of range" in text:
         return "it has no database of the number in DESCENT_REDIS_URL"
