@@ -22,7 +22,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from client.client import Client
+from client.client import Client, Job
 from client.stack import free_port
 from core.errors import StackError, Unavailable
 from core.jobs import broker
@@ -41,7 +41,7 @@ from tests.tls_redis import EXPIRED, HOW, PASSWORDS, Authority, TlsRedis, server
 
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 
-SPEC = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 5000}
+SPEC: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 5000}
 QUICK = {"lease_s": "2", "beat_s": "0.3", "scan_s": "0.5", "stop_s": "5", "log_level": "debug", "threads": "1"}
 OF_CLIENTS = {
     "submit", "sweep", "cancel", "pause", "resume", "extend", "delete", "cancel_sweep", "delete_sweep", "name", "unname",
@@ -133,46 +133,39 @@ def is_ready(url: str) -> bool:
     return False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(house: House) -> Iterator[Client]:
     with Client(house.url) as client:
         yield client
 
 
-def await_status(client: Client, job_id: str, *wanted: str) -> dict[str, Any]:
-    def reached() -> dict[str, Any] | None:
-        job = client.job(job_id)
-        return job if job["status"] in wanted else None
-
-    return eventually(reached, within_s=240, what=f"{wanted}")
+def await_status(job: Job, wanted: str) -> None:
+    eventually(lambda: job.refresh().status == wanted, within_s=240, what=wanted)
 
 
 @pytest.fixture(scope="module")
-def trained(house: House) -> str:
+def trained(client: Client) -> Job:
     """A job that the worker has trained."""
-    with Client(house.url) as client:
-        job = client.submit(**SPEC)
-        assert await_status(client, job["id"], "succeeded", "failed")["status"] == "succeeded"
-        return str(job["id"])
+    return client.jobs.submit(**SPEC).wait(240)
 
 
-def test_a_job_is_trained_from_the_post_to_the_prediction(client: Client, trained: str) -> None:
-    assert [point["step"] for point in client.loss(trained)["points"]] == [0, 9]
-    client.name_model("over-tls", trained)
+def test_a_job_is_trained_from_the_post_to_the_prediction(client: Client, trained: Job) -> None:
+    assert [point["step"] for point in trained.loss()] == [0, 9]
+    client.models.name("over-tls", trained)
     (answer,) = client.predict([[0.0] * 784], model="over-tls")["predictions"]
-    assert 0 <= answer["digit"] <= 9
-    client.unname_model("over-tls")
+    assert answer["digit"] in range(10)
+    client.models.unname("over-tls")
 
 
-def test_a_job_is_paused_resumed_extended_and_cancelled(client: Client) -> None:
-    job = client.submit(**SPEC | {"epochs": 50})
-    await_status(client, job["id"], "running")
-    client.pause(job["id"])
-    await_status(client, job["id"], "paused")
-    client.resume(job["id"])
-    await_status(client, job["id"], "running")
-    client.cancel(job["id"])
-    assert await_status(client, job["id"], "cancelled")["terminal"]
+def test_a_job_is_paused_resumed_and_cancelled(client: Client) -> None:
+    job = client.jobs.submit(**SPEC | {"epochs": 50})
+    await_status(job, "running")
+    job.pause()
+    await_status(job, "paused")
+    job.resume()
+    await_status(job, "running")
+    job.cancel()
+    await_status(job, "cancelled")
 
 
 def test_a_sweep_stops_its_worse_half(house: House) -> None:
@@ -195,22 +188,21 @@ def test_keys_are_made_listed_and_revoked(house: House) -> None:
     assert house.descent("keys", "revoke", key_id, user="descent-api").returncode == 0
 
 
-def test_a_lost_database_is_filled_again_by_the_workers_user(house: House, client: Client, trained: str) -> None:
-    before = client.job(trained)
-    eventually(lambda: (house.home / "jobs" / trained / "job.json").exists(), what="its file")
+def test_a_lost_database_is_filled_again_by_the_workers_user(house: House, trained: Job) -> None:
+    before = trained.refresh().data["result"]
     with house.redis.admin() as admin:
         eventually(lambda: not admin.smembers("descent:unfiled"), what="all files")
         admin.flushall()
     done = house.descent("reindex", user="descent-worker")
     assert done.returncode == 0, done.stderr
-    assert f"{trained} restored" in done.stdout
-    assert client.job(trained)["result"] == before["result"]
-    assert [point["step"] for point in client.loss(trained)["points"]] == [0, 9]
-    client.delete(trained)
+    assert f"{trained.id} restored" in done.stdout
+    assert trained.refresh().data["result"] == before
+    assert [point["step"] for point in trained.loss()] == [0, 9]
+    trained.delete()
 
 
 def test_the_passwords_are_told_nowhere(house: House, client: Client) -> None:
-    client.cancel(client.submit(**SPEC)["id"])
+    client.jobs.submit(**SPEC).cancel()
     said = [house.home / "api.log", house.home / "worker.log"]
     told = "".join(path.read_text() for path in said) + "".join(command for _, command in processes().values())
     told += "".join(httpx2.get(f"{house.url}{path}").text for path in ("/readyz", "/metrics", "/version"))
