@@ -317,7 +317,7 @@ def test_whatever_a_move_does_its_caller_may_do(tls: TlsRedis) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_store.py"]
     command += ["-k", "not meet_are_met"]  # thousands of jobs
     with tls.admin() as admin, Listener(admin) as heard:
-        env |= tls.variables("admin")
+        env |= tls.variables("admin", url=f"rediss://admin@localhost:{tls.port}/5")  # others look at what is in 0
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
         with connected_as(tls, "admin") as other:
             other.echo("enough")
