@@ -46,9 +46,11 @@ demo: .venv/.installed ## train the lesson's network over REST, download it, pre
 up: .venv/.installed ## run the server in the foreground on 127.0.0.1:8000; Ctrl-C stops it
 	@$(BIN)/descent up
 
-# The page's tests drive Debian's chromium. Where it is missing and this may not install it, they are left out (not with CI=true).
+# The page's tests drive Debian's chromium, those of TLS its redis-server, which is only unpacked into .venv. Where one is missing
+# and cannot be had, its tests are left out (not with CI=true).
 test: .venv/.tested ## all tests, on each core some; installs chromium where it is missing and that is allowed
 	@$(BIN)/python -m tests.browser
+	@$(BIN)/python -m tests.tls_redis
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 screenshots: .venv/.tested ## take the pictures of the page in docs/images anew, of a real server; needs chromium

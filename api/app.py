@@ -45,6 +45,7 @@ from api.predicting import Predicting
 from api.state import Recent, State
 from core.errors import StackError
 from core.jobs import broker
+from core.jobs.access import refuse_without_access
 from core.jobs.database import connect
 from core.jobs.keys import KeyStore, refuse_without_keys
 from core.jobs.models import ModelStore
@@ -186,11 +187,13 @@ def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> N
 def main(*, keys_checked: bool = False) -> None:
     """Serve the API in the foreground until SIGTERM or SIGINT, in as many processes as the settings say.
 
-    Raises StackError when keys are required and there are none. A parent that has looked for them when it began says
-    `keys_checked`: who revokes the last key does not take the rest down with an API that is started again.
+    Raises StackError when Redis does not let us do our work, and when keys are required and there are none. A parent that has
+    looked for them when it began says `keys_checked`: who revokes the last key does not take the rest down with an API that
+    is started again.
     """
     settings = read_settings()
     configure_logging(settings.log_level)
+    refuse_without_access(settings, "descent-api")
     if settings.keys_required:
         _look_for_keys(settings, must_exist=not keys_checked)
     if settings.api_processes > 1:

@@ -13,6 +13,7 @@ import httpx2
 
 from client.redis_server import RedisServer
 from core.errors import StackError
+from core.jobs.access import refuse_without_access
 from core.jobs.keys import refuse_without_keys
 from core.processes import Child, Family, Say, ignore_signals, leave_on_signals
 from core.settings import Settings, is_loopback
@@ -43,7 +44,8 @@ class Stack:
         try:
             if self._server:
                 self._children["redis"] = self._server.start()
-            say(f"  redis    {_without_password(settings.redis_url) if settings.redis_url else settings.socket}")
+            say(f"  redis    {settings.store_name}")
+            refuse_without_access(settings, "descent-api", "descent-worker")
             if settings.keys_required:
                 asyncio.run(refuse_without_keys(settings.store_url, settings.host))
             for name in self._names():
@@ -68,13 +70,10 @@ class Stack:
         if self._server and name == "redis":
             return self._server.respawn()
         kind = name.partition("-")[0]
-        values = self.settings.model_dump(mode="json")
-        # An empty variable is an unset one: what the user's shell says must not come back where we say nothing.
-        env = {f"DESCENT_{field.upper()}": "" if value is None else str(value) for field, value in values.items()}
         command = [sys.executable, "-P", "-m", f"{kind}.app"]  # -P: never a module of the working folder
         if kind == "api":
             command.append("--keys-checked")  # by us, when we began
-        return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=env)
+        return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=self.settings.variables())
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + _READY_LIMIT_S
@@ -135,11 +134,6 @@ def serve(settings: Settings, say: Say) -> None:
         finally:
             say("\nStopping.")
     say("Stopped.")
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def free_port(host: str) -> int:

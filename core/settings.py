@@ -8,14 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import StackError
+from core.redis_address import RedisAddress
 from core.spec import DEVICE_PATTERN
 
 # The shortest limit of the systems we run on (macOS 104, Linux 108), the closing NUL counted.
 _SOCKET_PATH_LIMIT = 104
+
+_ABOUT_REDIS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key")  # that DESCENT_REDIS_URL names
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -23,7 +26,9 @@ AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().abs
 class Settings(BaseSettings):
     """All settings. The field `home` is the variable `DESCENT_HOME`, and so on; the README lists them from here."""
 
-    model_config = SettingsConfigDict(env_prefix="DESCENT_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DESCENT_", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
@@ -52,11 +57,20 @@ class Settings(BaseSettings):
     )
     cache: AbsolutePath | None = Field(None, description="Fetched data sets; default `cache` in the home.")
     datasets: AbsolutePath | None = Field(None, description="A folder of data sets of your own, looked at first.")
-    redis_url: str | None = Field(
+    redis_url: SecretStr | None = Field(
         None,
-        pattern=r"^(redis|rediss|unix)://.+",
         description="A Redis or Valkey to use instead of the embedded server: `redis://`, `rediss://` or `unix://`.",
     )
+    redis_password_file: AbsolutePath | None = Field(
+        None, description="A file with the password for `DESCENT_REDIS_URL`, which then has none."
+    )
+    redis_ca: AbsolutePath | None = Field(
+        None, description="Certificates (PEM) to trust in a `rediss://` server, besides the system's."
+    )
+    redis_cert: AbsolutePath | None = Field(
+        None, description="Our own certificate (PEM), for a `rediss://` server that asks for one."
+    )
+    redis_key: AbsolutePath | None = Field(None, description="Its private key; default in the same file.")
     redis_memory_mb: int = Field(512, ge=16, description="Memory limit of the embedded server, in MiB.")
     durability: Literal["everysec", "always"] = Field(
         "always",
@@ -98,6 +112,16 @@ class Settings(BaseSettings):
             raise ValueError("DESCENT_INSECURE and DESCENT_REQUIRE_KEYS contradict each other")
         return self
 
+    @model_validator(mode="after")
+    def _says_how_to_reach_redis(self) -> "Settings":
+        if address := self._redis_address:
+            address.check()
+            return self
+        for name in _ABOUT_REDIS:
+            if getattr(self, name):
+                raise ValueError(f"DESCENT_{name.upper()} is about a server that DESCENT_REDIS_URL is to name")
+        return self
+
     @property
     def keys_required(self) -> bool:
         """Whether a request needs a key: where others than this machine may reach the port, unless told otherwise."""
@@ -126,8 +150,33 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        """The Redis to talk to, as redis-py spells it."""
-        return self.redis_url or f"unix://{self.socket}"
+        """The Redis to talk to, as redis-py spells it: all that is set about it in one URL, the password too."""
+        return self._redis_address.url if self._redis_address else f"unix://{self.socket}"
+
+    @property
+    def store_name(self) -> str:
+        """The Redis to talk to, for people: without the password."""
+        return self._redis_address.name if self._redis_address else str(self.socket)
+
+    @property
+    def _redis_address(self) -> RedisAddress | None:
+        if self.redis_url is None:
+            return None
+        return RedisAddress(
+            text=self.redis_url.get_secret_value(),
+            password_file=self.redis_password_file,
+            ca=self.redis_ca,
+            cert=self.redis_cert,
+            key=self.redis_key,
+        )
+
+    def variables(self) -> dict[str, str]:
+        """These settings as variables, for a child process. A password is among them."""
+        values = self.model_dump(mode="json") | {"redis_url": self.redis_url and self.redis_url.get_secret_value()}
+        if self.redis_url is None:
+            values |= dict.fromkeys(_ABOUT_REDIS)
+        # An empty variable is an unset one: what the user's shell says must not come back where we say nothing.
+        return {f"DESCENT_{field.upper()}": "" if value is None else str(value) for field, value in values.items()}
 
     @property
     def threads_per_trainer(self) -> int:

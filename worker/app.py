@@ -15,6 +15,7 @@ from celery import Celery, signals
 
 from core.errors import StackError, Unavailable
 from core.jobs import broker
+from core.jobs.access import refuse_without_access
 from core.jobs.job import Status
 from core.jobs.work import WorkStore
 from core.settings import Settings, configure_logging, read_settings
@@ -100,9 +101,13 @@ def make_app(settings: Settings) -> tuple[Celery, Engine]:
 
 
 def main() -> None:
-    """Run a worker in the foreground until SIGTERM or SIGINT; it then gives its job back and leaves."""
+    """Run a worker in the foreground until SIGTERM or SIGINT; it then gives its job back and leaves.
+
+    Raises StackError when Redis does not let us do our work.
+    """
     settings = read_settings()
     configure_logging(settings.log_level)
+    refuse_without_access(settings, "descent-worker")
     app, engine = make_app(settings)
 
     @signals.worker_shutting_down.connect(weak=False)
@@ -127,4 +132,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StackError as refused:
+        raise SystemExit(f"descent: {refused}") from None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 from celery import Celery
@@ -51,12 +52,13 @@ def make_celery(store_url: str) -> Celery:
 
 
 def broker_url(store_url: str) -> str:
-    """The same server as kombu spells it: a unix socket is `redis+socket://`."""
-    if not store_url.startswith("unix://"):
-        return store_url
-    path, _, query = store_url.removeprefix("unix://").partition("?")
-    database = dict(part.partition("=")[::2] for part in query.split("&")).get("db", "0")
-    return f"redis+socket://{path}?virtual_host={database}"
+    """The same server as kombu spells it: a unix socket is `redis+socket://`, and the only options it takes are TLS'."""
+    url = urlsplit(store_url)
+    options = dict(parse_qsl(url.query))
+    if url.scheme == "unix":
+        return f"redis+socket://{url.netloc}{url.path}?virtual_host={options.get('db', '0')}"
+    tls = urlencode({name: value for name, value in options.items() if name.startswith("ssl_")})
+    return f"{url.scheme}://{url.netloc}/{options.get('db') or url.path.strip('/') or '0'}" + (f"?{tls}" if tls else "")
 
 
 def doorbells(app: Celery) -> Callable[[str], tuple[str, str]]:
