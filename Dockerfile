@@ -1,4 +1,5 @@
-# One image for the API and the workers, on CPU. docker-compose.yml says which of the two a container runs.
+# One image for the API and the workers; docker-compose.yml says which of the two a container runs. It is for CPUs. With the build
+# arguments PADDLE and PADDLE_INDEX, which compose.gpu.yaml gives, the same file makes the image for NVIDIA GPUs.
 # It builds with BuildKit and without. The Debian release is named because the package below is one of that release.
 ARG BASE=python:3.12-slim-trixie
 
@@ -12,8 +13,20 @@ ENV PATH=/opt/descent/bin:$PATH
 WORKDIR /build
 # The libraries first and alone: a change of our own code then installs nothing large again.
 # Wheels only, so that nothing needs a compiler and nothing runs a setup script.
+# A Paddle other than the lock's comes from an index of its own, together with its CUDA libraries; the lock's hashes cannot know
+# them. Everything else is the lock's all the same: what that index has of it is not asked for, and cannot replace it.
+ARG PADDLE=""
+ARG PADDLE_INDEX=""
 COPY requirements.lock ./
-RUN pip install --require-hashes --only-binary :all: -r requirements.lock
+RUN if [ -z "$PADDLE" ]; then \
+        pip install --require-hashes --only-binary :all: -r requirements.lock; \
+    else \
+        : "${PADDLE_INDEX:?is needed with PADDLE: the address of the package index that has it}" \
+        && awk '/^[a-z0-9]/ { other = !/^paddlepaddle==/ } other' requirements.lock > libraries.lock \
+        && pip install --require-hashes --only-binary :all: -r libraries.lock \
+        && pip freeze > libraries.txt \
+        && pip install --only-binary :all: --index-url "$PADDLE_INDEX" --constraint libraries.txt "$PADDLE"; \
+    fi
 
 COPY . ./
 RUN pip install --no-deps --no-build-isolation .
@@ -27,7 +40,7 @@ RUN python -m core.training.fused.build --out /opt/kernels
 FROM ${BASE}
 
 LABEL org.opencontainers.image.title="Descent" \
-      org.opencontainers.image.description="A REST training-job server: its API and its workers, on CPU."
+      org.opencontainers.image.description="A REST training-job server: its API and its workers."
 
 # The one library Paddle's wheel neither carries nor finds in a slim image: GNU's OpenMP.
 RUN apt-get update \
@@ -51,7 +64,8 @@ ENV PATH=/opt/descent/bin:$PATH \
     DESCENT_KERNELS=/opt/kernels \
     DESCENT_HOME=/data \
     DESCENT_HOST=0.0.0.0 \
-    DESCENT_PORT=8000
+    DESCENT_PORT=8000 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 # By number, so that a cluster can check that it is not root.
 USER 10001:10001

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     kernels: AbsolutePath | None = Field(
         None, description="A folder of kernels built ahead of time, for machines without a compiler."
     )
+    task_events: bool = Field(False, description="Workers tell Celery's monitors, such as flower, what they do.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     lease_s: float = Field(30, gt=0, description="A worker that is silent for so long has lost its job.")
     beat_s: float = Field(5, gt=0, description="How often a worker renews its lease and asks whether to stop.")

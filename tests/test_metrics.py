@@ -33,7 +33,7 @@ from tests.conftest import ROOT, Server, eventually
 HERE = "http://127.0.0.1"  # a Host that the API takes for its own
 LONG = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
-ALERTS, SCRAPING = ROOT / "docs/prometheus/alerts.yml", ROOT / "docs/prometheus/prometheus.yml"
+ALERTS, SCRAPING = ROOT / "deploy/prometheus/alerts.yml", ROOT / "deploy/prometheus/prometheus.yml"
 
 Scrape = Callable[..., float]
 

@@ -67,6 +67,7 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "worker.reconcile": {"redis", "celery", "worker"},
     "worker.app": {"redis", "celery", "worker"},
     "worker.trainer_process": {"worker"},
+    "worker.monitor": {"redis", "celery", "worker"},
     "api.document": {"redis", "celery", "fastapi", "api"},
     "api.turns": {"api"},
     "api.evaluating": {"redis", "celery", "fastapi", "api"},

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -118,11 +119,12 @@ def main() -> None:
     worker = app.Worker(
         pool="threads",
         concurrency=1,
-        hostname=f"descent-{os.getpid()}@%h",
+        hostname=f"descent-{os.getpid()}@{socket.gethostname()}",
         loglevel=settings.log_level.upper(),
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        task_events=settings.task_events,
+        without_heartbeat=not settings.task_events,
         quiet=True,
     )
     worker.start()
