@@ -172,13 +172,13 @@ def _of_store(seen: Measures | None) -> Iterator[Metric]:
         "Jobs that wait for a worker; those that their sweep holds back are not among them.",
         seen.queued,
     )
+    yield _gauge("descent_queue_gpu_jobs", "Those of them that only a worker with a GPU trains.", seen.queued_for_gpu)
+    yield _gauge("descent_queue_stuck_jobs", "Those of them that no live worker can train.", seen.stuck)
     yield _gauge(
         "descent_queue_longest_wait_seconds",
         "How long the job that has waited longest has been queued; 0 when none is.",
         seen.longest_wait_s,
     )
-    yield _gauge("descent_queue_gpu_jobs", "Those of them that only a worker with a GPU trains.", seen.queued_for_gpu)
-    yield _gauge("descent_queue_stuck_jobs", "Those of them that no live worker can train.", seen.stuck)
     workers: dict[Labels, int] = {("cpu",): 0, ("gpu",): 0} | seen.workers
     yield _gauge("descent_workers", "Workers alive, by whether they have a GPU: `gpu` or `cpu`.", workers, "device")
     yield _gauge(

@@ -151,6 +151,7 @@ class JobStore(Owned):
         return _job(job_id, *job) if job else await self._get(job_id), is_new
 
     @reaching_redis
+    @seen_by_caller
     async def ring(
         self, job_id: str, *, doorbell: Doorbell | None = None, queue: str = "", min_age_s: float = 0
     ) -> bool:
