@@ -752,7 +752,7 @@ end
 
 local function listen(info, until_ms)
   for _, queue in ipairs(cjson.decode(info).queues or {}) do
-    redis.call('ZADD', 'descent:listening', 'GT', until_ms, queue)
+    redis.call('ZADD', 'descent:workers:listening', 'GT', until_ms, queue)
   end
 end
 
@@ -766,7 +766,7 @@ function moves.announce(worker, alive_ms, info)
   if #gone == 0 then return 'ok' end
   redis.call('ZREM', 'descent:workers', unpack(gone))
   redis.call('HDEL', 'descent:workers:info', unpack(gone))
-  redis.call('DEL', 'descent:listening')
+  redis.call('DEL', 'descent:workers:listening')
   local alive = redis.call('ZRANGE', 'descent:workers', 0, -1, 'WITHSCORES')
   for i = 1, #alive, 2 do listen(redis.call('HGET', 'descent:workers:info', alive[i]), alive[i + 1]) end
   return 'ok'

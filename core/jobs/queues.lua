@@ -3,7 +3,7 @@
 -- A job that waits is at home in one queue: whoever listens to it can train the job. Every worker listens to that of the CPU,
 -- so jobs that any worker can train (device cpu and auto) are at home there; one with a GPU also to that of GPUs and to the one
 -- of its number. descent:queued:<queue> are the jobs at home in it (id -> created), which together are descent:queued.
--- descent:listening is queue -> until when a worker that listens to it is surely alive.
+-- descent:workers:listening is queue -> until when a worker that listens to it is surely alive.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -16,7 +16,7 @@ local function key(id) return 'descent:job:' .. id end
 
 local function at_home_in(queue) return 'descent:queued:' .. queue end
 
-local function is_served(queue) return (tonumber(redis.call('ZSCORE', 'descent:listening', queue)) or 0) > now end
+local function is_served(queue) return (tonumber(redis.call('ZSCORE', 'descent:workers:listening', queue)) or 0) > now end
 
 -- the queue that a job is at home in, and the device it asks for (`needs` in core/spec.py says the same of a spec)
 local function home_of(id)
