@@ -142,7 +142,7 @@ def _metrics() -> str:
 
 
 def _families() -> Iterator[tuple[str, str, str]]:
-    text, _ = Metrics("cpu").expose(_anything(), "")
+    text, _ = Metrics().expose(_anything(), "")
     for family in text_string_to_metric_families(text.decode()):
         if family.name.startswith("descent_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -151,7 +151,8 @@ def _families() -> Iterator[tuple[str, str, str]]:
 
 def _anything() -> Measures:
     """Of a store in which there is something of everything."""
-    return Measures(**{field.name: {} if "dict" in str(field.type) else 0 for field in fields(Measures)})
+    values: dict[str, Any] = {each.name: {} if "dict" in str(each.type) else 0 for each in fields(Measures)}
+    return Measures(**values)
 
 
 if __name__ == "__main__":
