@@ -35,6 +35,7 @@ from api import (
     problems,
     rate_range,
     sweeps,
+    workers,
 )
 from api.evaluating import Evaluating
 from api.guard import Guard, kind_of
@@ -69,6 +70,7 @@ _RESOURCES = (
     compare,
     models,
     catalogue,
+    workers,
     ops,
     problem_pages,
     page,
@@ -79,12 +81,11 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
     """The API. Connects to nothing until it is served. `metrics` are its own, unless it is one of several processes."""
     settings = settings or read_settings()
     configure_logging(settings.log_level)
-    metrics = metrics or Metrics(settings.device)
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.store_url) as database:
-            celery = broker.make_celery(settings.store_url)
             limits = Limits(
                 most_live=settings.most_live, most_kept=settings.most_kept, most_queued=settings.most_queued
             )
@@ -95,9 +96,8 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
                 sweeps=SweepStore(database, limits),
                 keys=KeyStore(database),
                 models=ModelStore(database),
-                celery=celery,
                 metrics=metrics,
-                doorbell=broker.doorbells(celery),
+                doorbell=broker.doorbells(broker.make_celery(settings.store_url)),
                 readiness=Recent(),
                 predicting=(predicting := Predicting(settings)),
                 evaluating=Evaluating(settings, predicting),

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.conditional import CONDITIONAL, Prefer, conditional, etag_of, is_known, json_answer, waiting_time
@@ -17,7 +16,7 @@ from api.state import JobId, State, known, state_of
 from api.strict import StrictRoute
 from core.catalogue import OPTIMIZERS
 from core.errors import Unavailable
-from core.jobs import archive, artifacts, broker
+from core.jobs import archive, artifacts
 from core.jobs.job import Job, JobSummary, Status
 from core.spec import JobSpec
 
@@ -127,7 +126,7 @@ async def submitted(request: Request, response: Response, spec: JobSpec, idempot
 async def _ring(state: State, job_id: str) -> None:
     """Send the message. If that fails the job is safe all the same: the reconciler rings for it in some seconds."""
     try:
-        await run_in_threadpool(broker.enqueue, state.celery, job_id)
+        await state.store.ring(job_id, doorbell=state.doorbell)
     except Unavailable as error:
         log.warning("message not sent; the reconciler will", extra={"job_id": job_id, "reason": str(error)})
 

@@ -70,10 +70,9 @@ class Sharing:
 
 
 class Metrics:
-    """The instruments of one API process. `device` is what its own workers are set to."""
+    """The instruments of one API process."""
 
-    def __init__(self, device: str, sharing: Sharing | None = None) -> None:
-        self._device = device
+    def __init__(self, sharing: Sharing | None = None) -> None:
         self._registry = CollectorRegistry()
         PlatformCollector(registry=self._registry)
         Info("descent_build", "The version that runs.", registry=self._registry).info({"version": version("descent")})
@@ -133,7 +132,7 @@ class Metrics:
         """
         offered = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
         encode, media_type = choose_encoder(OPENMETRICS if OPENMETRICS in offered else "")
-        return encode(_Scrape(self._registry, _of_store(measures, self._device))), media_type
+        return encode(_Scrape(self._registry, _of_store(measures))), media_type
 
 
 class _Processes(Collector):
@@ -162,7 +161,7 @@ class _Scrape(Collector):
         yield from self._families
 
 
-def _of_store(seen: Measures | None, device: str) -> Iterator[Metric]:
+def _of_store(seen: Measures | None) -> Iterator[Metric]:
     """The store's families. What is not known is left out, not 0; what is known to be none is 0, so that it can alert."""
     yield _gauge("descent_store_up", "Whether Redis answered this scrape; if not, its metrics are missing.", bool(seen))
     if seen is None:
@@ -173,13 +172,15 @@ def _of_store(seen: Measures | None, device: str) -> Iterator[Metric]:
         "Jobs that wait for a worker; those that their sweep holds back are not among them.",
         seen.queued,
     )
+    yield _gauge("descent_queue_gpu_jobs", "Those of them that only a worker with a GPU trains.", seen.queued_for_gpu)
+    yield _gauge("descent_queue_stuck_jobs", "Those of them that no live worker can train.", seen.stuck)
     yield _gauge(
         "descent_queue_longest_wait_seconds",
         "How long the job that has waited longest has been queued; 0 when none is.",
         seen.longest_wait_s,
     )
-    workers: dict[Labels, int] = {(device,): 0} | seen.workers
-    yield _gauge("descent_workers", "Workers alive, by the device they are set to.", workers, "device")
+    workers: dict[Labels, int] = {("cpu",): 0, ("gpu",): 0} | seen.workers
+    yield _gauge("descent_workers", "Workers alive, by whether they have a GPU: `gpu` or `cpu`.", workers, "device")
     yield _gauge(
         "descent_training_images_per_second",
         "Images trained per second, over all running jobs of a device.",

@@ -119,10 +119,11 @@ async def _redis(state: State) -> str:
 
 
 async def _worker(state: State) -> str:
-    alive = await state.store.workers()
+    alive = await state.store.announced()
     if not alive:
         raise Unavailable("no worker is alive")
-    return "alive" if state.settings.keys_required else f"{alive} alive"
+    with_gpu = sum(any(device["device"] != "cpu" for device in each.get("devices", [])) for each in alive.values())
+    return "alive" if state.settings.keys_required else f"{len(alive)} alive, {with_gpu} of them with a GPU"
 
 
 async def _disk(state: State) -> str:

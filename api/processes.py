@@ -97,7 +97,7 @@ def _serve(number: str, port: socket.socket, folder: Path) -> None:
     configure_logging(settings.log_level)
     sharing = Sharing(folder, number)
     with suppress(KeyboardInterrupt):
-        app = create_app(settings, Metrics(settings.device, sharing))
+        app = create_app(settings, Metrics(sharing))
         sharing.arrive()
         _await_all(sharing, settings.api_processes)
         serve(app, settings, _own(port))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
-from celery import Celery
 from fastapi import Path, Request
 
 from api.evaluating import Evaluating
@@ -62,7 +61,6 @@ class State:
     sweeps: SweepStore
     keys: KeyStore
     models: ModelStore
-    celery: Celery
     metrics: Metrics
     doorbell: Doorbell
     holds: Holds

@@ -103,6 +103,14 @@ class JobError(TypedDict):
     step: int | None
 
 
+class WaitingFor(TypedDict):
+    """What no live worker has that a queued job needs."""
+
+    needs: str
+    en: str
+    zh: str
+
+
 class StoppedEarly(TypedDict):
     epochs: int
     valid_accuracy: float
@@ -145,6 +153,7 @@ class JobData(Ending):
     stopped_early: StoppedEarly | None
     resumed_from_step: NotRequired[int | None]
     queue_position: NotRequired[int | None]
+    waiting_for: NotRequired[WaitingFor | None]
     backend: NotRequired[Backend | None]
     transitions: NotRequired[list[Transition]]
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 import httpx2
 
 from client.redis_server import RedisServer
+from core import devices
 from core.errors import StackError
 from core.jobs.access import refuse_without_access
 from core.jobs.keys import refuse_without_keys
@@ -26,6 +27,8 @@ class Stack:
     """Everything one home needs to serve. Start order: server, API, workers; stopped in the order API, workers, server."""
 
     def __init__(self, settings: Settings) -> None:
+        self._slots = devices.slots(settings)
+        settings = settings.model_copy(update={"workers": len(self._slots)})
         self.settings = settings if settings.port else settings.model_copy(update={"port": free_port(settings.host)})
         self._server = None if settings.redis_url else RedisServer(self.settings)
         self._children = Family(self._spawn)
@@ -56,23 +59,23 @@ class Stack:
                 say(f"           {settings.api_processes} processes")
             if not settings.keys_required and not is_loopback(settings.host):
                 say("           no keys are asked for: whoever reaches this port can use it")
-            for name in self._names()[1:]:
-                say(f"  {name} {settings.device}, {settings.threads_per_trainer} threads")
+            for name, slot in zip(self._names()[1:], self._slots, strict=True):
+                place = slot.gpu and f"gpu:{slot.number} ({slot.gpu.name or slot.gpu.id})"
+                say(f"  {name} {place or settings.device}, {settings.threads_per_trainer} threads")
         except BaseException:
             self.stop()
             raise
 
     def _names(self) -> list[str]:
-        return ["api", *(f"worker-{n}" for n in range(1, self.settings.workers + 1))]
+        return ["api", *(f"worker-{n}" for n in range(1, len(self._slots) + 1))]
 
     def _spawn(self, name: str) -> Child:
         """A service as a child. It gets our settings as variables, so that both see the same."""
         if self._server and name == "redis":
             return self._server.respawn()
-        kind = name.partition("-")[0]
+        kind, _, number = name.partition("-")
         command = [sys.executable, "-P", "-m", f"{kind}.app"]  # -P: never a module of the working folder
-        if kind == "api":
-            command.append("--keys-checked")  # by us, when we began
+        command.append("--keys-checked" if kind == "api" else number)  # the keys were checked by us, when we began
         return Child(name, command, log_file=self.settings.logs_dir / f"{name}.log", env=self.settings.variables())
 
     def _await_ready(self) -> None:

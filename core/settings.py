@@ -19,6 +19,7 @@ from core.spec import DEVICE_PATTERN
 _SOCKET_PATH_LIMIT = 104
 
 _ABOUT_REDIS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key")  # that DESCENT_REDIS_URL names
+_GPU_ID = r"([0-9]+|(GPU|MIG)-[A-Za-z0-9/-]+)"  # as NVIDIA's driver numbers it, or its UUID
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -76,9 +77,20 @@ class Settings(BaseSettings):
         "always",
         description="When the embedded server syncs its writes: before it answers, or every second, which a crash can cost.",
     )
-    workers: int = Field(1, ge=1, le=64, description="Workers that `descent up` starts; each trains one job at a time.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Workers that a machine runs, each of which trains one job at a time; default one for each GPU, or 1.",
+    )
     device: str = Field(
         "auto", pattern=DEVICE_PATTERN, description="Where jobs that say `auto` train: `auto`, `cpu`, `gpu`, `gpu:N`."
+    )
+    gpus: str | None = Field(
+        None,
+        pattern=rf"^(none|{_GPU_ID}(,{_GPU_ID}){{0,15}})$",
+        description="GPUs that workers share out, one each, as `CUDA_VISIBLE_DEVICES` names them: `0,1`; or `none`. Default "
+        "those that `nvidia-smi` shows.",
     )
     threads: int | None = Field(
         None, ge=1, le=256, description="CPU threads of one trainer; default the cores divided by the workers."
@@ -183,14 +195,15 @@ class Settings(BaseSettings):
     def threads_per_trainer(self) -> int:
         """Ours if it is set, else what `OMP_NUM_THREADS` says to all programs, else this worker's share of the cores."""
         usual = os.environ.get("OMP_NUM_THREADS", "")
-        return self.threads or (int(usual) if usual.isdecimal() else 0) or max(1, available_cores() // self.workers)
+        share = max(1, available_cores() // (self.workers or 1))
+        return self.threads or (int(usual) if usual.isdecimal() else 0) or share
 
     @property
     def memory_per_trainer(self) -> int:
         """Bytes one trainer may take."""
         if self.trainer_memory_mb:
             return self.trainer_memory_mb << 20
-        return available_memory() // self.workers
+        return available_memory() // (self.workers or 1)
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -122,6 +122,13 @@ class JobSpec(Recipe, _Choice):
         return self.precision != "float32" or self.to_static
 
     @property
+    def needs(self) -> str:
+        """What a worker must have to train it: `any` worker can, one with a `gpu`, or with the GPU of a number, `gpu:N`."""
+        if self.device in ("auto", "cpu"):
+            return "gpu" if self.wants_gpu else "any"
+        return self.device
+
+    @property
     def steps_per_epoch(self) -> int:
         """The last, smaller batch is kept, so this rounds up."""
         return math.ceil(TRAIN_IMAGES[self.dataset] / self.batch_size)

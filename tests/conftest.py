@@ -34,6 +34,7 @@ if RUNS > 1:
 runtime.prepare(Settings().threads_per_trainer)  # before any test imports Paddle
 
 T = TypeVar("T")
+DOOMED: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 1000, "batch_size": 1}  # diverges within 0.1 s
 ROOT = Path(__file__).parent.parent
 
 

@@ -142,7 +142,7 @@ def _metrics() -> str:
 
 
 def _families() -> Iterator[tuple[str, str, str]]:
-    text, _ = Metrics("cpu").expose(_anything(), "")
+    text, _ = Metrics().expose(_anything(), "")
     for family in text_string_to_metric_families(text.decode()):
         if family.name.startswith("descent_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name

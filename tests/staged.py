@@ -18,6 +18,7 @@ import safetensors.numpy
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs import artifacts
+from core.jobs.broker import queues_of
 from core.jobs.job import Job, JobError, Status
 from core.jobs.work import Claim, WorkStore
 from core.processes import Child
@@ -27,6 +28,10 @@ from tests.conftest import eventually
 
 SPEC = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, "epochs": 1, "batch_size": 5000})
 BACKEND = {"device": "cpu", "kernel": "fused", "threads": 2}
+WORKER = {  # what one says of itself
+    "host": "nobody", "pid": 1, "version": "0", "device": "auto", "threads": 2,
+    "devices": [{"device": "cpu", "name": None, "memory_bytes": 1 << 30}], "queues": queues_of(None),
+}  # fmt: skip
 EPOCH = {
     "epoch": 0, "train_loss": 1.0, "valid_loss": None, "valid_accuracy": 0.5, "learning_rate": 0.001,
     "images_per_s": 1000.0, "seconds": 50.0, "at_ms": 10**12,
@@ -106,7 +111,7 @@ def _answers(url: str) -> bool:
 
 async def _stage(settings: Settings) -> dict[Status, str]:
     async with WorkStore.connect(settings.store_url) as store:
-        await store.announce("nobody:0", alive_s=3600, info={"device": "cpu"})  # so that /readyz is content
+        await store.announce("nobody:1", alive_s=3600, info=WORKER)  # so that /readyz is content
         return {status: await _job_that_is(store, settings, status) for status in Status}
 
 

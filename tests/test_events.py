@@ -15,7 +15,7 @@ import pytest
 from api.holds import MOST_HELD
 from core.jobs.job import Status
 from core.jobs.work import WorkStore
-from tests.conftest import Server, eventually
+from tests.conftest import DOOMED, Server, eventually
 from tests.proxy import Proxy
 from tests.staged import EPOCH, Api, blank_weights, point, published
 from tests.staged import SPEC as STAGED
@@ -160,7 +160,7 @@ def test_a_stream_that_cannot_be_is_refused(
 
 
 def test_a_job_that_is_deleted_does_not_end_the_stream_of_the_others(http: httpx2.Client, trained_job: str) -> None:
-    gone = http.post("/jobs", json=SPEC | {"device": "gpu:15"}).json()["id"]
+    gone = http.post("/jobs", json=DOOMED).json()["id"]
     eventually(lambda: http.get(f"/jobs/{gone}").json()["terminal"], what="its end")
     running = http.post("/jobs", json=SPEC).json()["id"]
     path = f"/events?jobs={gone},{running}"

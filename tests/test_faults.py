@@ -32,7 +32,7 @@ from core.jobs.job import Job
 from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
-from tests.conftest import ROOT, Server, descendants, eventually, is_alive, processes, serving
+from tests.conftest import DOOMED, ROOT, Server, descendants, eventually, is_alive, processes, serving
 from tests.proxy import Mode, Proxy
 
 T = TypeVar("T")
@@ -55,7 +55,6 @@ MOMENTUM: Spec = {
 }  # fmt: skip
 ADAM: Spec = {"optimizer": "adam", "learning_rate": 0.001, "epochs": 2, "batch_size": 1000, "log_every": 1}
 ENDLESS: Spec = {"optimizer": "sgd", "learning_rate": 0.01, "epochs": 1000, "log_every": 100}
-BRIEF: Spec = {"optimizer": "sgd", "learning_rate": 0.01, "device": "gpu:15"}  # a worker ends it at once
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def store_silently(settings: Settings, count: int) -> list[str]:
 
     async def store() -> list[Job]:
         async with WorkStore.connect(settings.store_url) as jobs:
-            return [await jobs.submit(JobSpec.model_validate(BRIEF)) for _ in range(count)]
+            return [await jobs.submit(JobSpec.model_validate(DOOMED)) for _ in range(count)]
 
     return [job.id for job in asyncio.run(store())]
 
@@ -223,14 +222,14 @@ def test_a_trainer_that_does_not_answer_a_cancel_is_killed_and_the_next_job_runs
     assert (job["status"], job["attempt"], job["model"]["ready"]) == ("cancelled", 1, False)
     assert not is_alive(trainer)
     count = client.jobs.get(job_id).loss().count
-    assert when_ended(client, client.jobs.submit(**BRIEF).id)["attempt"] == 1
+    assert when_ended(client, client.jobs.submit(**DOOMED).id)["attempt"] == 1
     assert client.jobs.get(job_id).loss().count == count
 
 
 def test_a_job_whose_message_a_frozen_worker_took_into_its_death_runs_once(server: Server, client: Client) -> None:
     (worker,) = eventually(lambda: running(server, "worker.app"), what="the worker")
     os.kill(worker, signal.SIGSTOP)
-    job_id = client.jobs.submit(**BRIEF).id
+    job_id = client.jobs.submit(**DOOMED).id
     os.kill(worker, signal.SIGKILL)
     job = when_ended(client, job_id)
     assert (job["error"]["code"], job["attempt"]) == ("device_unavailable", 1)
@@ -251,7 +250,7 @@ def test_every_job_that_was_accepted_before_the_api_was_killed_runs_once(server:
 
     def post() -> None:
         with Client(server.url, retries=0) as own:
-            while job := patiently(lambda: own.jobs.submit(**BRIEF)):
+            while job := patiently(lambda: own.jobs.submit(**DOOMED)):
                 accepted.append(job.id)
                 if len(accepted) == 4:
                     os.kill(api, signal.SIGKILL)
@@ -336,7 +335,7 @@ def test_connections_that_are_cut_every_second_cost_no_attempt(pair: Pair, undis
 
 def test_a_request_right_after_its_connection_was_cut_is_answered(pair: Pair) -> None:
     with Client(pair.server.url, retries=0) as client:
-        job_id = client.jobs.submit(**BRIEF).id
+        job_id = client.jobs.submit(**DOOMED).id
         when_ended(client, job_id)
         for _ in range(10):
             pair.proxy.reset()
@@ -380,12 +379,12 @@ def test_a_redis_that_is_half_open_is_answered_with_503_and_costs_no_job(pair: P
         try:
             began = time.monotonic()
             with pytest.raises(ApiError) as refused:
-                client.jobs.submit(**BRIEF)
+                client.jobs.submit(**DOOMED)
             assert time.monotonic() - began < 6  # one try of two seconds, on a machine with other things to do
             assert (refused.value.status, refused.value.code) == (503, "unavailable")
         finally:
             pair.proxy.set_mode(Mode.PASS)
-        job = eventually(lambda: patiently(lambda: client.jobs.submit(**BRIEF)), what="its return")
+        job = eventually(lambda: patiently(lambda: client.jobs.submit(**DOOMED)), what="its return")
         assert when_ended(client, job.id)["attempt"] == 1
 
 
@@ -545,7 +544,7 @@ def test_a_database_killed_at_random_steps_loses_nothing_it_acknowledged(
             for moment in moments:
                 eventually(lambda moment=moment: len(poller.seen) >= moment, within_s=60, what=f"step {moment}")  # type: ignore[misc]
                 (database,) = running(server, "valkey-server")
-                accepted.append(client.jobs.submit(**BRIEF).id)
+                accepted.append(client.jobs.submit(**DOOMED).id)
                 os.kill(database, signal.SIGKILL)
                 eventually(lambda: patiently(lambda: client.jobs.get(job_id).data), within_s=30, what="its return")
                 assert client.jobs.get(accepted[-1]).status == "queued"
@@ -618,7 +617,7 @@ def test_an_append_only_file_without_its_tail_costs_the_last_write_alone(
         with pytest.raises(ApiError) as lost:
             client.jobs.get(ids[-1])
         assert lost.value.status == 404
-        assert when_ended(client, client.jobs.submit(**BRIEF).id)["attempt"] == 1
+        assert when_ended(client, client.jobs.submit(**DOOMED).id)["attempt"] == 1
 
 
 def test_an_append_only_file_that_is_damaged_in_its_middle_is_refused_with_what_to_do(

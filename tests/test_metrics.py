@@ -112,7 +112,7 @@ def test_jobs_are_counted_where_they_are_and_what_happened_to_them_is_kept(
     assert value(http, "descent_queue_jobs") == value(http, "descent_jobs", status="queued") == 1
     assert value(http, "descent_queue_longest_wait_seconds") > 0
     assert value(http, "descent_training_images_per_second", device="cpu") > 0
-    assert value(http, "descent_workers") == 1
+    assert (value(http, "descent_workers", device="cpu"), value(http, "descent_workers", device="gpu")) == (1, 0)
 
     http.delete(f"/jobs/{gone}").raise_for_status()
     for job_id in (queued, paused, running):
@@ -246,11 +246,11 @@ def test_the_workers_that_are_alive_are_counted_by_device(with_database: WithDat
     async def use(database: Database) -> None:
         store = WorkStore(database)
         for worker, device in (("a", "cpu"), ("b", "cpu"), ("c", "gpu:0"), ("d", "gpu:1")):
-            await store.announce(worker, alive_s=30, info={"device": device, "threads": 1})
+            await store.announce(worker, alive_s=30, info={"devices": [{"device": device}, {"device": "cpu"}]})
         await database.redis.zadd(
             "descent:workers", {"d": 1}
         )  # silent for long, and nobody has announced himself since
-        assert (await measure(database)).workers == {("cpu",): 2, ("gpu:0",): 1}
+        assert (await measure(database)).workers == {("cpu",): 2, ("gpu",): 1}
 
     with_database(use)
 
@@ -499,8 +499,9 @@ def test_promtool_accepts_the_configuration_and_the_alerts() -> None:
 FIRES = {  # alert -> series at one sample a minute, for half an hour, in which it fires at the end
     "DescentDown": {'up{job="descent"}': "0x30"},
     "DescentStoreDown": {"descent_store_up": "1 0x30"},
-    "DescentNoWorker": {'descent_workers{device="auto"}': "1x10 0x20"},
+    "DescentNoWorker": {'descent_workers{device="cpu"}': "1x10 0x20"},
     "DescentQueueWaits": {"descent_queue_longest_wait_seconds": "0+60x30"},
+    "DescentJobsStuck": {"descent_queue_stuck_jobs": "0x10 2x20"},
     "DescentJobsFail": {'descent_jobs_finished_total{status="failed", code="internal"}': "0x25 1x5"},
     "DescentTrainersDie": {'descent_job_retries_total{reason="trainer_died"}': "0x20 0+1x10"},
     "DescentServerErrors": {
@@ -509,9 +510,10 @@ FIRES = {  # alert -> series at one sample a minute, for half an hour, in which 
     "DescentStoreNearlyFull": {"descent_store_memory_bytes": "75x30", "descent_store_memory_limit_bytes": "100x30"},
 }  # fmt: skip
 CALM = {
-    'up{job="descent"}': "1x30", "descent_store_up": "1x30", 'descent_workers{device="auto"}': "0x30",
+    'up{job="descent"}': "1x30", "descent_store_up": "1x30", 'descent_workers{device="gpu"}': "0x30",
     'descent_workers{device="cpu"}': "1x30", "descent_queue_longest_wait_seconds": "0+10x30",
     'descent_jobs_finished_total{status="failed", code="diverged"}': "0+1x30",
+    "descent_queue_stuck_jobs": "0x20 2x5 0x5",
     'descent_job_retries_total{reason="given_back"}': "0+1x30", 'descent_http_requests_total{status="4xx"}': "0+9x30",
     'descent_http_requests_total{status="5xx"}': "3x30", "descent_store_memory_bytes": "60x30",
     "descent_store_memory_limit_bytes": "100x30",

@@ -24,7 +24,7 @@ from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
 from core.training.datasets import Dataset
-from tests.conftest import Server, WithStore, eventually
+from tests.conftest import DOOMED, Server, WithStore, eventually
 from tests.test_api import is_problem
 from tests.test_store import FILES, SPEC, claimed
 from tests.test_sweeps import submitted
@@ -216,7 +216,7 @@ def test_an_alias_for_what_is_no_job_is_refused(http: httpx2.Client, body: Any, 
 
 
 def test_a_job_without_a_model_gets_no_alias(client: Client, http: httpx2.Client) -> None:
-    job_id = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id
+    job_id = client.jobs.submit(**DOOMED).id
     is_problem(http.put("/models/new", json={"job_id": job_id}), 409, "model-not-ready")
     eventually(lambda: client.jobs.get(job_id).terminal, within_s=60, what="the failure")
     is_problem(http.put("/models/new", json={"job_id": job_id}), 409, "model-not-ready")

@@ -277,6 +277,19 @@ def test_a_failed_run_says_in_words_why(api: Api, visit: Visit) -> None:
     expect(problem).to_contain_text("diverged the loss blew up")
 
 
+def test_a_queued_run_says_what_no_worker_has(visit: Visit, http: httpx2.Client) -> None:
+    job_id = submitted(http, device="gpu:3")
+    page = visit.open(f"run/{submitted(http, device='cpu')}")
+    expect(page.locator(".run-standing")).to_contain_text("in the queue")
+    expect(page.locator(".run-waiting")).to_have_count(0)
+    page = visit.open(f"run/{job_id}")
+    expect(page.locator(".run-waiting")).to_contain_text("No live worker has the GPU number 3; the job stays queued")
+    page.get_by_role("button", name="中文").click()
+    expect(page.locator(".run-waiting")).to_contain_text("存活的 worker 都没有编号为 3 的 GPU")
+    http.post(f"/jobs/{job_id}/cancel").raise_for_status()
+    expect(page.locator(".run-waiting")).to_have_count(0)
+
+
 def test_a_run_cancelled_before_it_began_promises_nothing(visit: Visit, http: httpx2.Client) -> None:
     page = visit.open(f"run/{submitted(http, epochs=40)}")
     curve = page.locator(".run-curve")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client.client import Client, NotFound
-from tests.conftest import eventually, serving
+from tests.conftest import DOOMED, eventually, serving
 from tests.test_cli import descent
 
 SPEC: dict[str, Any] = {
@@ -31,7 +31,7 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
     long_spec = SPEC | {"epochs": 2, "name": "unended"}
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
         first = client.jobs.submit(**SPEC).wait(120)
-        other = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").wait(20, check=False)
+        other = client.jobs.submit(**DOOMED).wait(20, check=False)
         done, failed = first.id, other.id
         before = first.data, first.loss(), first.model(), other.data
         going = client.jobs.submit(**long_spec)
@@ -71,7 +71,7 @@ def test_ended_and_unended_jobs_come_back(tmp_path: Path, cache: Path) -> None:
 
 def test_files_that_are_damaged_are_named_and_left_alone(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path, cache, **SHORT) as server, Client(server.url) as client:
-        jobs = [client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id for _ in range(5)]
+        jobs = [client.jobs.submit(**DOOMED).id for _ in range(5)]
         for job_id in jobs:
             file = tmp_path / "jobs" / job_id / "history.jsonl"
             eventually(file.exists, what="its files")

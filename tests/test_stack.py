@@ -15,7 +15,7 @@ from client.client import Client, JobFailed
 from client.redis_server import RedisServer
 from client.stack import Stack
 from core.settings import Settings, read_settings
-from tests.conftest import ROOT, eventually, is_alive, serving
+from tests.conftest import DOOMED, ROOT, eventually, is_alive, serving
 
 
 def up(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def test_two_servers_stand_side_by_side(tmp_path: Path, cache: Path) -> None:
     with serving(tmp_path / "a", cache) as one, serving(tmp_path / "b", cache) as other:
         assert one.url != other.url
         with Client(one.url) as client:
-            job_id = client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").id
+            job_id = client.jobs.submit(**DOOMED).id
         assert httpx2.get(f"{other.url}/jobs/{job_id}").status_code == 404
 
 
@@ -74,8 +74,8 @@ def test_the_working_folders_modules_are_not_run(tmp_path: Path, cache: Path) ->
         (foreign / package / "__init__.py").write_text("raise SystemExit('foreign code')")
     with serving(tmp_path / "home", cache, folder=foreign) as running, Client(running.url) as client:
         with pytest.raises(JobFailed) as failed:
-            client.jobs.submit(optimizer="sgd", learning_rate=0.1, device="gpu:15").wait(60)
-        assert failed.value.code == "device_unavailable"
+            client.jobs.submit(**DOOMED).wait(60)
+        assert failed.value.code == "diverged"
 
 
 def test_several_workers_train_several_jobs(tmp_path: Path, cache: Path) -> None:

@@ -191,12 +191,12 @@ def test_the_messages_of_those_that_may_run_are_queued_with_them(
 
     async def story(store: WorkStore) -> None:
         redis, sweeps = store.database.redis, SweepStore(store.database)
-        await redis.delete(broker.QUEUE)
+        await redis.delete(broker.CPU_QUEUE)
         sweep, _ = await sweeps.submit(made(**SMALL, max_concurrent=3), "once", doorbell=doorbell)
         await sweeps.submit(made(**SMALL, max_concurrent=3), "once", doorbell=doorbell)
-        messages = [json.loads(text) for text in await redis.lrange(broker.QUEUE, 0, -1)]
+        messages = [json.loads(text) for text in await redis.lrange(broker.CPU_QUEUE, 0, -1)]
         assert [message["headers"]["id"] for message in reversed(messages)] == sweep.job_ids[:3]
-        await redis.delete(broker.QUEUE)
+        await redis.delete(broker.CPU_QUEUE)
         await sweeps.cancel(sweep.id)
         await sweeps.delete(sweep.id)
 

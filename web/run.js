@@ -87,12 +87,12 @@ class Page {
     live.load(this.id).catch(() => {}); // the connection's banner says why not
   }
 
-  /** What the list does not tell: what trains it, and its place in the queue, which is asked for as long as it waits. */
+  /** What the list does not tell: what trains it, its place in the queue and what it lacks, asked for as long as it waits. */
   async #lookCloser() {
     clearTimeout(this.#timer);
     try {
-      const { backend, queue_position } = await live.look(this.id);
-      this.#more = { backend, queue_position };
+      const { backend, queue_position, waiting_for } = await live.look(this.id);
+      this.#more = { backend, queue_position, waiting_for };
       this.#changed();
     } catch {
       // it is asked again, or gone
@@ -192,7 +192,7 @@ function summary() {
 
   function update(job, history) {
     const verdict = isRangeTest(job.spec) ? null : live.overview(job.id)?.verdict;
-    renew(notes, [job.error, job.stopped_early, verdict?.en, job.status], () => notesOf(job, verdict));
+    renew(notes, [job.error, job.stopped_early, verdict?.en, job.status, job.waiting_for], () => notesOf(job, verdict));
     const shown = factsOf(job, history);
     renew(facts, shown, () => shown.map(factOf));
   }
@@ -205,6 +205,7 @@ function notesOf(job, verdict) {
   const early = job.stopped_early;
   return [
     job.error && errorOf(job.error),
+    job.status === "queued" && job.waiting_for && h("p.run-note.run-waiting", {}, said(job.waiting_for)),
     early && h("p.run-note", {}, t("run.stopped_early", { ...early, valid_accuracy: percent(early.valid_accuracy) })),
     isRangeTest(job.spec) &&
       h("p.run-note", {}, t("run.is_range_test"), " ", h("a", { href: `#/rate/${job.id}` }, t("run.to_rate"))),

@@ -9,19 +9,24 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
+from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, signals
 
+from core.devices import Slot, slots
 from core.errors import StackError, Unavailable
 from core.jobs import broker
 from core.jobs.access import refuse_without_access
 from core.jobs.job import Status
+from core.jobs.store import Doorbell
 from core.jobs.work import WorkStore
 from core.settings import Settings, configure_logging, read_settings
 from worker.reconcile import keep_reconciling
 from worker.run import record_failure, run_job
+from worker.several import supervise
 from worker.standby import Standby
 
 _LIMIT_S = 10
@@ -32,8 +37,9 @@ log = logging.getLogger(__name__)
 class Engine:
     """The event loop of a worker, in its thread. `stopping` tells jobs to come to an end; the loop itself ends after them."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
-        self._settings, self._app = settings, app
+    def __init__(self, settings: Settings, slot: Slot, doorbell: Doorbell) -> None:
+        self._settings, self._slot, self._doorbell = settings, slot, doorbell
+        self.queues = broker.queues_of(slot.number)
         self.stopping = threading.Event()
         self._is_up, self._may_end = threading.Event(), threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -64,24 +70,38 @@ class Engine:
             os._exit(1)
 
     async def _live(self) -> None:
-        self._standby = Standby(self._settings)
+        self._standby = Standby(self._settings, self._slot)
         try:
             await self._standby.refill()
             async with WorkStore.connect(self._settings.store_url) as self._store:
                 self._is_up.set()
-                await keep_reconciling(self._store, self._settings, self._app, self.stopping)
+                await keep_reconciling(self._store, self._settings, self._introduction(), self._doorbell, self.stopping)
                 await asyncio.to_thread(self._may_end.wait)
         finally:
             await self._standby.close()
 
+    def _introduction(self) -> dict[str, Any]:
+        """What this worker says of itself."""
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": version("descent"),
+            "device": self._settings.device,
+            "threads": self._settings.threads_per_trainer,
+            "devices": self._slot.devices(self._settings),
+            "queues": self.queues,
+        }
+
     async def _run(self, job_id: str) -> None:
         try:
-            status = await run_job(job_id, self._store, self._settings, self._standby, self.stopping)
-            if status == Status.QUEUED:  # somebody else, or we again, may go on at once
-                await asyncio.to_thread(broker.enqueue, self._app, job_id)
+            status = await run_job(
+                job_id, self._store, self._settings, self._standby, self.stopping, queues=self.queues
+            )
             with contextlib.suppress(Unavailable):  # then the reconciler rings
+                if status == Status.QUEUED:  # somebody else, or we again, may go on at once
+                    await self._store.ring(job_id, doorbell=self._doorbell)
                 for next_id in await self._store.released():
-                    await asyncio.to_thread(broker.enqueue, self._app, next_id)
+                    await self._store.ring(next_id, doorbell=self._doorbell)
         except Exception as error:  # the one place: whatever it is, the worker serves the next job
             record_failure(job_id, error)
         finally:
@@ -89,10 +109,10 @@ class Engine:
                 await self._standby.refill()
 
 
-def make_app(settings: Settings) -> tuple[Celery, Engine]:
+def make_app(settings: Settings, slot: Slot) -> tuple[Celery, Engine]:
     """The application with its task, and what does its work."""
     app = broker.make_celery(settings.store_url)
-    engine = Engine(settings, app)
+    engine = Engine(settings, slot, broker.doorbells(app))
 
     @app.task(name=broker.TASK)
     def train(job_id: str) -> None:
@@ -101,15 +121,24 @@ def make_app(settings: Settings) -> tuple[Celery, Engine]:
     return app, engine
 
 
-def main() -> None:
-    """Run a worker in the foreground until SIGTERM or SIGINT; it then gives its job back and leaves.
+def main(slot: str = "") -> None:
+    """Run the worker of a slot (from 1), or of each slot that this machine has, until SIGTERM or SIGINT.
 
-    Raises StackError when Redis does not let us do our work.
+    A worker then gives its job back and leaves. Raises StackError when Redis does not let us do our work.
     """
     settings = read_settings()
     configure_logging(settings.log_level)
     refuse_without_access(settings, "descent-worker")
-    app, engine = make_app(settings)
+    all_slots = slots(settings)
+    if slot or len(all_slots) == 1:
+        _work(settings, all_slots[int(slot or 1) - 1])
+    else:
+        supervise(len(all_slots))
+
+
+def _work(settings: Settings, slot: Slot) -> None:
+    """Be one worker."""
+    app, engine = make_app(settings, slot)
 
     @signals.worker_shutting_down.connect(weak=False)
     def leave(**_: Any) -> None:
@@ -121,6 +150,7 @@ def main() -> None:
         concurrency=1,
         hostname=f"descent-{os.getpid()}@{socket.gethostname()}",
         loglevel=settings.log_level.upper(),
+        queues=engine.queues,
         without_gossip=True,
         without_mingle=True,
         task_events=settings.task_events,
@@ -135,6 +165,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(*sys.argv[1:])
     except StackError as refused:
         raise SystemExit(f"descent: {refused}") from None

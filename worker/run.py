@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,24 @@ log = logging.getLogger(__name__)
 
 
 async def run_job(
-    job_id: str, store: WorkStore, settings: Settings, standby: Standby, stopping: threading.Event
+    job_id: str,
+    store: WorkStore,
+    settings: Settings,
+    standby: Standby,
+    stopping: threading.Event,
+    *,
+    queues: Sequence[str],
 ) -> str | None:
-    """Train one job to its end, or give it back when `stopping` is set. Does nothing when it is not queued any more.
+    """Train one job to its end, or give it back when `stopping` is set.
+
+    Does nothing when it is not queued any more, or is for workers that listen to other queues than ours.
 
     Returns the status it has then, `lost` when it is not ours any more, or None when there was nothing to do.
     """
     if stopping.is_set():
         return None  # the job stays queued
     name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    claim = await store.claim(job_id, worker=name, lease_s=settings.lease_s)
+    claim = await store.claim(job_id, worker=name, lease_s=settings.lease_s, queues=queues)
     if claim is None:
         log.info("nothing to do", extra={"job_id": job_id})
         return None

@@ -5,8 +5,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
 
+from core.devices import Slot
 from core.settings import Settings
 from worker.trainer_process import Setup
 
@@ -18,8 +20,9 @@ log = logging.getLogger(__name__)
 class Standby:
     """Keeps at most one trainer waiting. All methods belong to one event loop, which must outlive the processes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._setup = json.dumps(dataclasses.asdict(Setup.of(settings)))
+    def __init__(self, settings: Settings, slot: Slot) -> None:
+        self._setup = json.dumps(dataclasses.asdict(Setup.of(settings, gpu=slot.number)))
+        self._env = os.environ | slot.env
         self._waiting: asyncio.subprocess.Process | None = None
 
     async def refill(self) -> None:
@@ -45,4 +48,5 @@ class Standby:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "worker.trainer_process", self._setup,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_LIMIT,
+            env=self._env,
         )  # fmt: skip

@@ -46,6 +46,7 @@ class Setup:
     """What is the same for all trainers of a worker. A data set that is missing is fetched into `cache`."""
 
     device: str  # where `auto` trains
+    gpu: int | None  # the number that the only GPU it sees goes by; None: it sees all there are, or none
     threads: int
     checkpoint_s: float
     kernel: str  # fused or plain
@@ -55,9 +56,10 @@ class Setup:
     log_level: str
 
     @classmethod
-    def of(cls, settings: Settings) -> "Setup":
+    def of(cls, settings: Settings, *, gpu: int | None = None) -> "Setup":
         return cls(
             device=settings.device,
+            gpu=gpu,
             threads=settings.threads_per_trainer,
             checkpoint_s=settings.checkpoint_s,
             kernel=settings.kernel,
@@ -66,6 +68,14 @@ class Setup:
             datasets=str(settings.datasets) if settings.datasets else None,
             log_level=settings.log_level,
         )
+
+    def paddles(self, device: str) -> str:
+        """What Paddle calls a device here: the only GPU it sees is its first."""
+        return "gpu:0" if self.gpu is not None and device == f"gpu:{self.gpu}" else device
+
+    def ours(self, device: str) -> str:
+        """What clients call a device of Paddle's."""
+        return f"gpu:{self.gpu}" if self.gpu is not None and device == "gpu:0" else device
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +115,7 @@ def _get_ready(setup: Setup) -> "Kernel | None":
     prebuilt = Path(setup.kernels) if setup.kernels else None
     kernel = fused.load(Path(setup.cache) / "kernels", wanted=setup.kernel == "fused", prebuilt=prebuilt)
     with contextlib.suppress(TrainingError):
-        place = trainer.select_device(setup.device)
+        place = trainer.select_device(setup.paddles(setup.device))
         trainer.warm_up(kernel if place == "cpu" else None)
     for name in TRAIN_IMAGES:
         if _is_assigned():
@@ -126,7 +136,8 @@ class Job:
 
     def __init__(self, setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
         spec = JobSpec.model_validate(assignment.spec)
-        self._spec = spec.model_copy(update={"device": setup.device}) if spec.device == "auto" else spec
+        device = setup.device if spec.device == "auto" else spec.device
+        self._spec = spec.model_copy(update={"device": setup.paddles(device)})
         self._setup, self._assignment, self._kernel, self._out = setup, assignment, kernel, out
         self._folder = Path(assignment.folder)
         self._stopping = False
@@ -162,7 +173,8 @@ class Job:
         for progress in self._begin(data, spool):
             match progress:
                 case Started():
-                    self._send("started", backend=progress.backend, resumed_from=progress.resumed_from_step)
+                    backend = progress.backend | {"device": self._setup.ours(progress.device)}
+                    self._send("started", backend=backend, resumed_from=progress.resumed_from_step)
                 case Block():
                     points = [_point(point) for point in progress.points]
                     told = {"steps_done": progress.steps_done, "images_per_s": progress.images_per_s}

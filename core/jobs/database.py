@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
@@ -20,6 +21,8 @@ _IN_A_SCRIPT = ("user executing the script can't", "ACL failure in script")  # a
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_SCRIPTS = Path(__file__).parent
 
 
 class Database:
@@ -54,6 +57,12 @@ class _Pool(BlockingConnectionPool):
             if connection in self._in_use_connections:  # the cancelling came while it waited for the pool's lock
                 await asyncio.shield(super().release(connection))
             raise
+
+
+def script_of(name: str) -> str:
+    """The Lua script in a file beside this one. Behind its first line, which a server reads by itself, come the queues."""
+    first_line, _, rest = (_SCRIPTS / name).read_text().partition("\n")
+    return f"{first_line}\n{(_SCRIPTS / 'queues.lua').read_text()}\n{rest}"
 
 
 @asynccontextmanager

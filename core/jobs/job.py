@@ -101,6 +101,36 @@ class StoppedEarly(_Frozen):
 WORKER_LOST = JobError(code="worker_lost", message="the trainer or its worker died in every one of the attempts")
 
 
+class WaitingFor(_Frozen):
+    """Why a job that is queued cannot begin: no worker that is alive can train it."""
+
+    needs: str = Field(description="`any` worker, one with a `gpu`, or with the GPU of that number, `gpu:N`.")
+    en: str
+    zh: str
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> "WaitingFor":
+        en, zh = _lacking(spec)
+        return cls(
+            needs=spec.needs,
+            en=f"{en}; the job stays queued until one comes{_INSTEAD_EN if spec.needs != 'any' else ''}.",
+            zh=f"{zh}；在出现之前，任务会一直排队{_INSTEAD_ZH if spec.needs != 'any' else ''}。",
+        )
+
+
+_INSTEAD_EN = " (or cancel it and submit it again with what a CPU can do: device auto, precision float32, no to_static)"
+_INSTEAD_ZH = "（也可以取消它，改用 CPU 能完成的设置重新提交：device 为 auto，precision 为 float32，不用 to_static）"
+
+
+def _lacking(spec: JobSpec) -> tuple[str, str]:
+    if spec.needs == "any":
+        return "No worker is alive", "没有存活的 worker"
+    if spec.needs == "gpu":
+        return "No live worker has a GPU", "存活的 worker 都没有 GPU"
+    number = spec.needs.removeprefix("gpu:")
+    return f"No live worker has the GPU number {number}", f"存活的 worker 都没有编号为 {number} 的 GPU"
+
+
 class Transition(_Frozen):
     status: Status
     at: datetime
@@ -130,7 +160,11 @@ class JobSummary(_Frozen):
 class Job(JobSummary):
     resumed_from_step: int | None = Field(description="Where the last attempt went on; null: it began at step 0.")
     queue_position: int | None = Field(
-        description="0 is next; null when the job is not queued, or is held back by its sweep's `max_concurrent`."
+        description="Among the jobs that wait for the same workers: 0 is next; null when the job is not queued, or is held "
+        "back by its sweep's `max_concurrent`."
+    )
+    waiting_for: WaitingFor | None = Field(
+        description="Set while the job is queued and no live worker can train it: says what is missing."
     )
     backend: Backend | None = Field(description="null until a worker has begun")
     transitions: list[Transition]

@@ -1,12 +1,8 @@
 #!lua flags=allow-oom
 -- What /metrics says of the store, all of one moment, at the cost of a few reads however many jobs there are: the moves
--- (moves.lua) keep the counts. -> {status, jobs, ...}, {event, times, ...}, queued, ms the longest waited or -1,
--- {a worker's info, ...}, {images/s and backend of a running job, ...}, bytes used, limit in bytes (0: none)
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function key(id) return 'descent:job:' .. id end
+-- (moves.lua) keep the counts. -> {status, jobs, ...}, {event, times, ...}, queued, those of them that only a GPU trains, those
+-- that no live worker can train, ms the longest waited or -1, {a worker's info, ...}, {images/s and backend of a running job,
+-- ...}, bytes used, limit in bytes (0: none)
 
 -- A database of before there were counts, or one in which somebody wrote by hand, is counted once. Every job that is not
 -- counted makes the sum one too small, whatever it did since.
@@ -26,6 +22,13 @@ if counted ~= redis.call('ZCARD', 'descent:jobs') then recount() end
 
 local oldest = redis.call('ZRANGE', 'descent:waiting', 0, 0, 'WITHSCORES')[2]
 
+local gpu_jobs, stuck_jobs = 0, 0
+for _, queue in ipairs(QUEUES) do
+  local jobs = redis.call('ZCARD', at_home_in(queue))
+  if queue ~= CPU then gpu_jobs = gpu_jobs + jobs end
+  if not is_served(queue) then stuck_jobs = stuck_jobs + jobs end
+end
+
 local workers = {}
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', 'descent:workers', now, '+inf')) do
   table.insert(workers, redis.call('HGET', 'descent:workers:info', name))
@@ -43,6 +46,6 @@ end
 local memory = redis.call('INFO', 'memory')
 return {
   redis.call('HGETALL', 'descent:counts'), redis.call('HGETALL', 'descent:totals'),
-  redis.call('ZCARD', 'descent:queued'), oldest and now - oldest or -1, workers, running,
+  redis.call('ZCARD', 'descent:queued'), gpu_jobs, stuck_jobs, oldest and now - oldest or -1, workers, running,
   tonumber(memory:match('used_memory:(%d+)')), tonumber(memory:match('maxmemory:(%d+)')),
 }

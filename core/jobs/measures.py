@@ -5,17 +5,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from core.errors import Unavailable
-from core.jobs.database import Database, reaching_redis
+from core.jobs.database import Database, reaching_redis, script_of
 from core.jobs.job import ERROR_CODES, Status
 
 Labels = tuple[str, ...]
 T = TypeVar("T", int, float)
 
-_MEASURES = (Path(__file__).parent / "measures.lua").read_text()
+_MEASURES = script_of("measures.lua")
 _LIMIT_S = 3.0
 _REASONS: tuple[Labels, ...] = (("trainer_died",), ("lease_expired",), ("given_back",))
 _ENDS: tuple[Labels, ...] = (("succeeded", ""), ("cancelled", ""), *(("failed", code) for code in ERROR_CODES))
@@ -27,8 +26,10 @@ class Measures:
 
     jobs: dict[Labels, int]  # by status
     queued: int
+    queued_for_gpu: int  # those of them that only a GPU trains
+    stuck: int  # those of them that no live worker can train
     longest_wait_s: float  # of the jobs that are queued now, since they were queued (again)
-    workers: dict[Labels, int]  # alive, by the device they are set to
+    workers: dict[Labels, int]  # alive, by what they have: `gpu`, or a `cpu` alone
     images_per_s: dict[Labels, float]  # of the jobs that run, by the device that trains them
     memory_bytes: int
     memory_limit_bytes: int | None
@@ -46,13 +47,15 @@ async def measure(database: Database) -> Measures:
             reply = await database.script(_MEASURES)(args=[])
     except TimeoutError:
         raise Unavailable("Redis: no answer") from None
-    counts, totals, queued, wait_ms, workers, running, memory, limit = reply
+    counts, totals, queued, gpu_jobs, stuck, wait_ms, workers, running, memory, limit = reply
     happened = {tuple(name.split(":")): int(times) for name, times in _pairs(totals)}
     return Measures(
         jobs={(status,): 0 for status in Status} | {(status,): int(jobs) for status, jobs in _pairs(counts)},
         queued=queued,
+        queued_for_gpu=gpu_jobs,
+        stuck=stuck,
         longest_wait_s=max(0, wait_ms) / 1000,
-        workers=_sums((_device(info), 1) for info in workers),
+        workers=_sums((_best_device(info), 1) for info in workers),
         images_per_s=_sums((_device(backend), float(speed)) for speed, backend in _pairs(running)),
         memory_bytes=memory,
         memory_limit_bytes=limit or None,
@@ -70,6 +73,12 @@ def _pairs(reply: list[str]) -> Iterable[tuple[str, str]]:
 
 def _device(text: str) -> Labels:
     return (json.loads(text)["device"],)
+
+
+def _best_device(info: str) -> Labels:
+    """Of what a worker said of itself."""
+    devices = json.loads(info).get("devices", [])
+    return ("gpu" if any(each["device"].startswith("gpu") for each in devices) else "cpu",)
 
 
 def _sums(parts: Iterable[tuple[Labels, T]]) -> dict[Labels, T]:

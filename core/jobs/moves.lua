@@ -6,7 +6,8 @@
 --   token      counts claims, never goes back, and fences: a write with an older token is refused ('lost')
 --   attempt    counts claims that may have done harm; giving a job back unharmed takes one off again
 -- Beside it: descent:jobs (all ids, by name = by time), descent:labelled:<label> (those that bear a label: the ones in the
--- record, status:<status>, and for a job with a model, model and model:<data set>), descent:queued (id -> created), descent:running (id -> end of its lease), <job>:loss and
+-- record, status:<status>, and for a job with a model, model and model:<data set>), descent:queued (id -> created; by queue in
+-- queues.lua, which stands before this file), descent:running (id -> end of its lease), <job>:loss and
 -- <job>:epochs (lists of JSON), <job>:transitions, two rankings of each data set's models, and descent:aliases (alias -> id of
 -- the job whose model it names; the job's field `aliases` is the other way round).
 -- A job or sweep may have an owner. Then it is also in descent:jobs:<owner> or descent:sweeps:<owner>, a job in the owner's rankings,
@@ -20,8 +21,6 @@
 -- descent:totals, which count what ever happened and never go back. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local moves = {}
 
 local TERMINAL = {succeeded = true, failed = true, cancelled = true}
@@ -30,8 +29,6 @@ local ANSWER = {running = 'go_on', cancelling = 'cancel', pausing = 'pause'}
 local DAY_MS = 24 * 3600 * 1000
 local REMEMBERED_MS = 30 * DAY_MS -- that a job was deleted
 local FULL = 0.8 -- of the server's memory limit
-
-local function key(id) return 'descent:job:' .. id end
 
 local function deleted_key(id) return 'descent:deleted:' .. id end
 
@@ -89,7 +86,7 @@ local function is_held(id, token)
 end
 
 local function unqueue(id)
-  redis.call('ZREM', 'descent:queued', id)
+  if redis.call('ZREM', 'descent:queued', id) == 1 then redis.call('ZREM', at_home_in(home_of(id)), id) end
   redis.call('ZREM', 'descent:waiting', id)
 end
 
@@ -118,8 +115,20 @@ local function enqueue(id)
     end
     redis.call('SADD', sweep .. ':active', id)
   end
-  redis.call('ZADD', 'descent:queued', redis.call('HGET', key(id), 'created_ms'), id)
+  local created_ms = redis.call('HGET', key(id), 'created_ms')
+  redis.call('ZADD', 'descent:queued', created_ms, id)
+  redis.call('ZADD', at_home_in(home_of(id)), created_ms, id)
   redis.call('ZADD', 'descent:waiting', now, id)
+end
+
+-- put a job's message into a queue. Without a queue: into that of GPUs, while one is alive, for a job that trains anywhere (if it
+-- still waits some seconds later, the reconciler rings for it where every worker listens); else where it is at home
+local function push(id, message, queue)
+  if queue == '' then
+    local home, device = home_of(id)
+    queue = device == 'auto' and is_served(GPU) and GPU or home
+  end
+  redis.call('LPUSH', queue, (message:gsub('<the queue>', queue)))
 end
 
 -- its place in its sweep is free: the next one's turn
@@ -265,11 +274,11 @@ local function create(id, owner, sweep, spec, spec_hash, total_steps, optimizer,
   redis.call('SREM', 'descent:unfiled', id) -- there may be very many, and they have no files yet
 end
 
--- submit id spec spec_hash total_steps optimizer labels key body by [queue message]: store a new job, once, and put its message
--- into the queue. labels are a JSON list; key and body are '' or digests: of the client's idempotency key, which names one job
+-- submit id spec spec_hash total_steps optimizer labels key body by [message]: store a new job, once, and put its message
+-- into a queue. labels are a JSON list; key and body are '' or digests: of the client's idempotency key, which names one job
 -- for a day, and of what was asked for with it. by is JSON: see `refusal`.
 -- -> {created | known | reused | gone | full | long | crowded | hoarding, id}, and of a new job what reads.job says
-function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idempotency_key, body, by_json, queue, message)
+function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idempotency_key, body, by_json, message)
   if status_of(id) then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
@@ -278,15 +287,15 @@ function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idemp
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
   create(id, by.owner, nil, spec, spec_hash, total_steps, optimizer, labels)
-  if queue then redis.call('LPUSH', queue, message) end
+  if message then push(id, message, '') end
   return {'created', id, redis.call('HGETALL', key(id)), false, redis.call('LRANGE', key(id) .. ':transitions', 0, -1),
-    redis.call('ZRANK', 'descent:queued', id)}
+    place_of(id)}
 end
 
--- sweep id spec max_concurrent rungs reduction_factor key body by queue [message id spec spec_hash total_steps optimizer labels]...:
--- store a sweep and its jobs, and put their messages (unless '') into the queue. rungs is a JSON list; max_concurrent may be
+-- sweep id spec max_concurrent rungs reduction_factor key body by [message id spec spec_hash total_steps optimizer labels]...:
+-- store a sweep and its jobs, and put their messages (unless '') into queues. rungs is a JSON list; max_concurrent may be
 -- ''. -> as submit
-function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, queue, ...)
+function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempotency_key, body, by_json, ...)
   if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
@@ -302,17 +311,24 @@ function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempote
   for i = 1, #jobs, 7 do
     redis.call('RPUSH', sweep_key(id) .. ':jobs', jobs[i + 1])
     create(jobs[i + 1], by.owner, id, unpack(jobs, i + 2, i + 6))
-    if jobs[i] ~= '' then redis.call('LPUSH', queue, jobs[i]) end
+    if jobs[i] ~= '' then push(jobs[i + 1], jobs[i], '') end
   end
   return {'created', id}
 end
 
--- claim id worker lease_ms: queued -> running for one worker. The same worker asking again gets the same answer, so a
--- lost reply does no harm. -> {token, attempt, spec, last step stored, ms it ran before} | {} when there is nothing to do
-function moves.claim(id, worker, lease_ms)
+local function listens_to(queues, wanted)
+  for _, queue in ipairs(queues) do
+    if queue == wanted then return true end
+  end
+end
+
+-- claim id worker lease_ms queues: queued -> running for one worker, when its queues (JSON; '' for any) are such that it can
+-- train the job. The same worker asking again gets the same answer, so a lost reply does no harm. -> {token, attempt, spec, last step stored, ms it ran before} | {} when there is nothing to do
+function moves.claim(id, worker, lease_ms, queues)
   local record = redis.call('HMGET', key(id), 'status', 'worker')
   if record[1] ~= 'running' or record[2] ~= worker then
     if record[1] ~= 'queued' or not redis.call('ZSCORE', 'descent:queued', id) then return {} end
+    if queues ~= '' and not listens_to(cjson.decode(queues), home_of(id)) then return {} end
     redis.call('SREM', 'descent:released', id)
     redis.call('HINCRBY', key(id), 'token', 1)
     redis.call('HINCRBY', key(id), 'attempt', 1)
@@ -699,12 +715,34 @@ function moves.restore(id, restoring, points, record_json, transitions_json, epo
   return 'restored'
 end
 
--- ring id min_age_ms: may the doorbell of this queued job be rung (again)? Marks it rung. -> 1 | 0
-function moves.ring(id, min_age_ms)
+-- ring id min_age_ms queue message: may the doorbell of this queued job be rung (again)? Marks it rung, and puts its message
+-- (unless '') into the queue ('': see `push`). -> 1 | 0
+function moves.ring(id, min_age_ms, queue, message)
   if not redis.call('ZSCORE', 'descent:queued', id) then return 0 end
   if tonumber(redis.call('HGET', key(id), 'rung_ms')) + min_age_ms > now then return 0 end
   redis.call('HSET', key(id), 'rung_ms', now)
+  if message ~= '' then push(id, message, queue) end
   return 1
+end
+
+-- jobs that a version without several queues has queued are at home in none
+local function find_homes()
+  for _, queue in ipairs(QUEUES) do redis.call('DEL', at_home_in(queue)) end
+  local queued = redis.call('ZRANGE', 'descent:queued', 0, -1, 'WITHSCORES')
+  for i = 1, #queued, 2 do redis.call('ZADD', at_home_in(home_of(queued[i])), queued[i + 1], queued[i]) end
+end
+
+-- short: the queues that somebody listens to and that have fewer messages than jobs are at home there, so that some job's
+-- message is lost, or lies where nobody listens any more. Messages that nobody needs any more hide that only for as long as
+-- they lie there; where a worker is free they do not
+function moves.short()
+  local at_home, found = 0, {}
+  for _, queue in ipairs(QUEUES) do at_home = at_home + redis.call('ZCARD', at_home_in(queue)) end
+  if at_home ~= redis.call('ZCARD', 'descent:queued') then find_homes() end
+  for _, queue in ipairs(QUEUES) do
+    if is_served(queue) and redis.call('LLEN', queue) < redis.call('ZCARD', at_home_in(queue)) then table.insert(found, queue) end
+  end
+  return found
 end
 
 -- overdue: the ids whose lease has run out
@@ -712,14 +750,25 @@ function moves.overdue()
   return redis.call('ZRANGEBYSCORE', 'descent:running', '-inf', now)
 end
 
--- announce worker alive_ms info: a worker is alive for so long; forget the others that are not
+local function listen(info, until_ms)
+  for _, queue in ipairs(cjson.decode(info).queues or {}) do
+    redis.call('ZADD', 'descent:workers:listening', 'GT', until_ms, queue)
+  end
+end
+
+-- announce worker alive_ms info: a worker is alive for so long; forget the others that are not. info is JSON: among other things
+-- the `queues` that it listens to
 function moves.announce(worker, alive_ms, info)
   redis.call('HSET', 'descent:workers:info', worker, info)
   redis.call('ZADD', 'descent:workers', now + alive_ms, worker)
-  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', 'descent:workers', '-inf', now)) do
-    redis.call('ZREM', 'descent:workers', dead)
-    redis.call('HDEL', 'descent:workers:info', dead)
-  end
+  listen(info, now + alive_ms)
+  local gone = redis.call('ZRANGEBYSCORE', 'descent:workers', '-inf', now)
+  if #gone == 0 then return 'ok' end
+  redis.call('ZREM', 'descent:workers', unpack(gone))
+  redis.call('HDEL', 'descent:workers:info', unpack(gone))
+  redis.call('DEL', 'descent:workers:listening')
+  local alive = redis.call('ZRANGE', 'descent:workers', 0, -1, 'WITHSCORES')
+  for i = 1, #alive, 2 do listen(redis.call('HGET', 'descent:workers:info', alive[i]), alive[i + 1]) end
   return 'ok'
 end
 

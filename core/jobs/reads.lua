@@ -1,17 +1,15 @@
 #!lua flags=no-writes
 -- Reads that take more than one command, each of one moment and in one round trip. Called as: EVALSHA 0 <read> <arguments...>
--- The keys are those of moves.lua.
+-- The keys are those of moves.lua, and queues.lua stands before this file as well.
 
 local reads = {}
 
-local function key(id) return 'descent:job:' .. id end
-
--- job id: {record, last loss point, transitions, place in the queue} | {} when there is no such job
+-- job id: {record, last loss point, transitions, place in its queue, whether that is served} | {} when there is no such job
 function reads.job(id)
   local record = redis.call('HGETALL', key(id))
   if #record == 0 then return {} end
   return {record, redis.call('LINDEX', key(id) .. ':loss', -1), redis.call('LRANGE', key(id) .. ':transitions', 0, -1),
-    redis.call('ZRANK', 'descent:queued', id)}
+    place_of(id)}
 end
 
 -- named kind where name: the job that a name names. By `kind` it is an id itself (id), the highest of a ranking (ranking), or a
@@ -87,6 +85,16 @@ function reads.page(set, upper, look, limit, ...)
         table.insert(found, part)
       end
     end
+  end
+  return found
+end
+
+-- workers: what each worker that is alive said of itself: {name, info, ...}, by name
+function reads.workers()
+  local found = {}
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', 'descent:workers', '(' .. now, '+inf')) do
+    table.insert(found, name)
+    table.insert(found, redis.call('HGET', 'descent:workers:info', name))
   end
   return found
 end

@@ -17,17 +17,31 @@ from core.jobs.job import (
     Status,
     StoppedEarly,
     Transition,
+    WaitingFor,
     from_ms,
 )
 from core.spec import JobSpec
 
 
-def job_of(job_id: str, record: dict[str, str], last: str | None, transitions: list[str], position: int | None) -> Job:
-    """The whole job: its hash, the last loss point (if any), its transitions, its place in the queue (if it has one)."""
+def job_of(
+    job_id: str,
+    record: dict[str, str],
+    last: str | None,
+    transitions: list[str],
+    position: int | None,
+    *,
+    is_served: bool,
+) -> Job:
+    """The whole job: its hash, the last loss point (if any), its transitions, its place in the queue (if it has one).
+
+    And whether a live worker listens to that queue.
+    """
+    summary = summary_of(job_id, record, last)
     return Job(
-        **dict(summary_of(job_id, record, last)),
+        **dict(summary),
         resumed_from_step=int(record["resumed_from"]) if record.get("resumed_from") else None,
         queue_position=position,
+        waiting_for=WaitingFor.of(summary.spec) if position is not None and not is_served else None,
         backend=Backend(**json.loads(record["backend"])) if "backend" in record else None,
         transitions=[transition_of(text) for text in transitions],
     )

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Self, cast
 
 from core.errors import (
@@ -19,7 +18,7 @@ from core.errors import (
     NotFound,
 )
 from core.jobs import names
-from core.jobs.database import Database, connect, reaching_redis
+from core.jobs.database import Database, connect, reaching_redis, script_of
 from core.jobs.job import Job, JobSummary, LossPage, Status, from_ms, new_job_id
 from core.jobs.owners import UNLESS_TOLD, Limits, Owned, seen_by_caller
 from core.jobs.record import hash_of, job_of, summary_of
@@ -27,15 +26,15 @@ from core.jobs.submission import checked_outcome, digests_of, facts_of, optimize
 from core.spec import JobSpec
 
 MAX_PAGE_POINTS = 10_000
-MOVES = (Path(__file__).parent / "moves.lua").read_text()
-READS = (Path(__file__).parent / "reads.lua").read_text()
+MOVES = script_of("moves.lua")
+READS = script_of("reads.lua")
 _PREFIX = "descent:job:"
 LOOK = 500  # jobs that one read looks at for those that bear several labels: about a millisecond of the server's time
 _NEWS_POINTS = 1000
 _NO_MODEL_YET = "no job on that data set has finished with a model yet: POST /jobs first"
 _LIST_CHUNK = 200
 
-Doorbell = Callable[[str], tuple[str, str]]  # of a job's id: the queue, and the message that lies in it
+Doorbell = Callable[[str], str]  # of a job's id: its message, for any queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +145,22 @@ class JobStore(Owned):
         """
         facts, job_id = facts_of(spec), new_job_id()
         named = digests_of(idempotency_key, facts[0], self._caller.owner)
-        message = doorbell(job_id) if doorbell else ()
+        message = [doorbell(job_id)] if doorbell else []
         outcome, found, *job = await self._move("submit", job_id, *facts, *named, self._by, *message)
         job_id, is_new = checked_outcome((outcome, found))
         return _job(job_id, *job) if job else await self._get(job_id), is_new
+
+    @reaching_redis
+    @seen_by_caller
+    async def ring(
+        self, job_id: str, *, doorbell: Doorbell | None = None, queue: str = "", min_age_s: float = 0
+    ) -> bool:
+        """Queue a job's message (again), if the job waits and that was not done so recently. Only one caller does it.
+
+        Into `queue`, or where a worker is the likeliest to train it. Returns whether this call was the one.
+        """
+        message = doorbell(job_id) if doorbell else ""
+        return bool(await self._move("ring", job_id, round(min_age_s * 1000), queue, message))
 
     @reaching_redis
     @seen_by_caller
@@ -435,6 +446,12 @@ class JobStore(Owned):
         """How many workers are alive; with a host name, those that announced themselves from there (`host:pid`)."""
         return int(await self._move("workers", host))
 
+    @reaching_redis
+    async def announced(self) -> dict[str, dict[str, Any]]:
+        """What each worker that is alive said of itself, by its name."""
+        found = await self._read("workers")
+        return {name: json.loads(info) for name, info in zip(found[::2], found[1::2], strict=True)}
+
 
 def _step(point: str) -> int:
     return int(json.loads(point)["step"])
@@ -444,8 +461,10 @@ def _loss(point: str | None) -> float | None:
     return json.loads(point)["loss"] if point else None
 
 
-def _job(job_id: str, record: list[str], last: str | None, transitions: list[str], rank: int | None) -> Job:
-    return job_of(job_id, hash_of(record), last, transitions, rank)
+def _job(
+    job_id: str, record: list[str], last: str | None, transitions: list[str], rank: int | None, is_served: int
+) -> Job:
+    return job_of(job_id, hash_of(record), last, transitions, rank, is_served=bool(is_served))
 
 
 def _summary(job_id: str, record: list[str], last: str | None) -> JobSummary:

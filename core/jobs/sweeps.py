@@ -77,15 +77,14 @@ class SweepStore(Owned):
         facts = [text, spec.max_concurrent or "", to_json(rungs), asha.reduction_factor if asha else ""]
         ids, sweep_id = sorted(new_job_id() for _ in jobs), new_sweep_id()
         bells = [doorbell(job_id) for job_id in ids[: spec.max_concurrent]] if doorbell else []
-        messages = [message for _, message in bells] + [""] * (len(ids) - len(bells))
+        messages = bells + [""] * (len(ids) - len(bells))
         parts = [
             part
             for message, job_id, job in zip(messages, ids, jobs, strict=True)
             for part in (message, job_id, *facts_of(job, sweep_id))
         ]
-        queue = bells[0][0] if bells else ""
         named = digests_of(idempotency_key, f"sweep {text}", self._caller.owner)
-        sweep_id, is_new = checked_outcome(await self._move("sweep", sweep_id, *facts, *named, self._by, queue, *parts))
+        sweep_id, is_new = checked_outcome(await self._move("sweep", sweep_id, *facts, *named, self._by, *parts))
         return await self._get(sweep_id), is_new
 
     @reaching_redis

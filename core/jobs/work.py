@@ -38,9 +38,15 @@ class WorkStore(JobStore):
     """The job store as workers have it. Every method raises Unavailable when Redis cannot be reached or refuses the write."""
 
     @reaching_redis
-    async def claim(self, job_id: str, *, worker: str, lease_s: float) -> Claim | None:
-        """Take a queued job for `worker` (a name no other claim uses). None when there is nothing to do."""
-        reply = await self._move("claim", job_id, worker, _ms(lease_s))
+    async def claim(
+        self, job_id: str, *, worker: str, lease_s: float, queues: Sequence[str] | None = None
+    ) -> Claim | None:
+        """Take a queued job for `worker` (a name no other claim uses), which listens to `queues` (None: can do any job).
+
+        None when there is nothing to do, or the job asks for what such a worker does not have.
+        """
+        served = "" if queues is None else to_json(list(queues))
+        reply = await self._move("claim", job_id, worker, _ms(lease_s), served)
         if not reply:
             return None
         token, attempt, spec, last_step, ran_ms = reply
@@ -166,14 +172,19 @@ class WorkStore(JobStore):
         return cast(list[str], await self._move("overdue"))
 
     @reaching_redis
-    async def queued(self) -> list[str]:
-        """Ids of the jobs that wait for a worker, oldest first."""
-        return cast(list[str], await self._redis.zrange("descent:queued", 0, -1))
+    async def queued(self, queue: str = "", *, most: int = 0) -> list[str]:
+        """Ids of the jobs that wait for a worker, or for one that listens to `queue`; the oldest, `most` of them (0: all)."""
+        return cast(list[str], await self._redis.zrange(f"descent:queued:{queue}".rstrip(":"), 0, most - 1))
 
     @reaching_redis
-    async def ring(self, job_id: str, *, min_age_s: float) -> bool:
-        """Whether the caller should send this job's message again; only one caller is told so."""
-        return bool(await self._move("ring", job_id, _ms(min_age_s)))
+    async def short_queues(self) -> list[str]:
+        """The queues that live workers listen to and that have fewer messages than jobs wait there."""
+        return cast(list[str], await self._move("short"))
+
+    @reaching_redis
+    async def messages(self, queue: str) -> list[str]:
+        """All that lies in a queue."""
+        return cast(list[str], await self._redis.lrange(queue, 0, -1))
 
     @reaching_redis
     async def released(self) -> list[str]:

@@ -19,7 +19,7 @@ import typer
 from client.redis_server import RedisServer
 from client.stack import free_port
 from core.jobs import artifacts
-from core.jobs.broker import QUEUE
+from core.jobs.broker import CPU_QUEUE
 from core.processes import Child
 from core.settings import Settings
 from tests.conftest import Server, descendants, eventually, is_alive, processes, serving
@@ -248,7 +248,7 @@ class Arena:
 
     def drop_queue(self) -> int:
         with redis.Redis(unix_socket_path=str(self._settings.socket)) as store:
-            return int(str(store.delete(QUEUE)))
+            return int(str(store.delete(CPU_QUEUE)))
 
     # --- the jobs ------------------------------------------------------------------------------------------------------
 
