@@ -84,7 +84,7 @@ format: .venv/.tested ## format and mend the imports
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/biome check --write --log-level=warn web
 
-UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --extra ui --extra flower --universal --generate-hashes --no-emit-index-url --quiet \
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --extra ui --extra flower --extra s3 --extra otel --universal --generate-hashes --no-emit-index-url --quiet \
 	--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 lock: .venv/.installed ## write the lock files anew (UPGRADE=1 takes newer versions)
 	@$(BIN)/python -m pip install --quiet uv
