@@ -1,4 +1,4 @@
-"""The command `descent`: what it is made of, the server's own processes, and how it ends. Data goes to stdout, the rest to stderr."""
+"""The command `descent`: what it is made of, and how it ends. Data goes to stdout, everything else to stderr."""
 
 import logging
 import sys
@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from client import commands, local, output, submit
-from client.exits import EPILOG, Exit, ended
+from client.exits import EPILOG, ended
 from client.local import settings_with
-from client.options import AsJson, Server, with_options
 from core.errors import DescentError
 
 app = typer.Typer(
@@ -21,8 +20,7 @@ app = typer.Typer(
     help="Training as a service.",
     epilog=EPILOG,
 )
-app.add_typer(submit.app)
-app.add_typer(commands.app)
+servers = typer.Typer()
 
 _PANEL = "A server on this machine"
 
@@ -39,7 +37,7 @@ def main() -> None:
         raise SystemExit(ended(error)) from None
 
 
-@app.command(rich_help_panel=_PANEL)
+@servers.command(rich_help_panel=_PANEL)
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
@@ -52,7 +50,7 @@ def up(
     stack.serve(settings_with(port=port, home=home, workers=workers, insecure=insecure or None), typer.echo)
 
 
-@app.command(rich_help_panel=_PANEL)
+@servers.command(rich_help_panel=_PANEL)
 def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")] = 1) -> None:
     """The lesson's job from end to end over HTTP, on a private server."""
     from rich.console import Console
@@ -62,7 +60,7 @@ def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")]
     demonstration.run(settings_with(), epochs=epochs, console=Console(highlight=False, soft_wrap=True))
 
 
-@app.command(rich_help_panel=_PANEL)
+@servers.command(rich_help_panel=_PANEL)
 def api() -> None:
     """Serve the API alone (what `up` and docker-compose run)."""
     from api.app import main as serve
@@ -70,7 +68,7 @@ def api() -> None:
     serve()
 
 
-@app.command(rich_help_panel=_PANEL)
+@servers.command(rich_help_panel=_PANEL)
 def worker(
     check: Annotated[bool, typer.Option("--check", help="Run none; fail unless one is alive on this machine.")] = False,
 ) -> None:
@@ -101,32 +99,8 @@ def _check_worker() -> None:
         raise Unavailable("no worker is alive on this machine")
 
 
-app.add_typer(local.app)
-
-
-@app.command(rich_help_panel=local.PANEL)
-@with_options
-def doctor(server: Server, as_json: AsJson = False) -> None:
-    """Look for what is wrong with a set-up, here and at the server, and say what to do about it. --json: one finding a line."""
-    from dataclasses import asdict
-
-    from client import doctor as doctors
-
-    worst = doctors.State.OK
-    for finding in doctors.examine(server.address, server.key):
-        output.emit_json(asdict(finding)) if as_json else doctors.show(finding)
-        worst = doctors.State.BROKEN if finding.state is doctors.State.BROKEN else worst
-    if worst is doctors.State.BROKEN:
-        raise typer.Exit(Exit.FAILED)
-
-
-@app.command(rich_help_panel=local.PANEL)
-def version(as_json: AsJson = False) -> None:
-    """Print the version."""
-    from importlib.metadata import version as installed
-
-    found = installed("descent")
-    output.emit_json({"version": found}) if as_json else output.emit(found)
+for commands_of in (servers, submit.app, commands.app, local.app):
+    app.add_typer(commands_of)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from client import output, plot, report, watching
 from client.connection import complete_job, connected, find_job, find_jobs, find_sweep, is_sweep
 from client.exits import usage
-from client.options import AsJson, Server, Waiting, with_options
+from client.options import AsJson, Server, optimizer_names, with_options
+from client.output import Column
 
 if TYPE_CHECKING:
     from client.client import Client
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer()
 
+_SWEEPS = (Column("id"), Column("status"), Column("jobs", right=True), Column("ended", right=True),
+           Column("age", right=True), Column("name", rank=1))  # fmt: skip
+_PREDICTED = (Column("file", most=30), Column("shows"), Column("probability", right=True), Column("", rank=2),
+              Column("or else", rank=1))  # fmt: skip
 _PANEL = "Jobs on a server"
 _MODELS = "Models"
 _MOST_IMAGES, _MOST_BYTES = 256, 5_000_000  # of one request, before base64 makes a third more of it
@@ -32,18 +38,12 @@ JobNames = Annotated[
 ]
 
 
-def _optimizers() -> list[str]:
-    from core.catalogue import OPTIMIZERS
-
-    return list(OPTIMIZERS)
-
-
 @app.command("ls", rich_help_panel=_PANEL)
 @with_options
 def ls(
     server: Server,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, ...")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Its name.", autocompletion=_optimizers)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Its name.", autocompletion=optimizer_names)] = None,
     tag: Annotated[str | None, typer.Option(help="KEY or KEY:VALUE.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Jobs of this sweep.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
@@ -74,12 +74,18 @@ def _list_sweeps(client: "Client", limit: int, *, as_json: bool) -> None:
         for data in found:
             output.emit_json(data)
         return
-    made = output.table("id", "status", "jobs", "ended", "name", "age", right=("jobs", "ended", "age"))
-    for data in found:
-        progress = data["progress"]
-        cells = (str(progress["jobs"]), str(progress["ended"]), data["name"] or "", output.age(data["created_at"]))
-        made.add_row(output.short(data["id"]), output.status(data["status"]), *cells)
-    output.show(made)
+    rows: list[list[str | Text]] = [
+        [
+            output.short(data["id"]),
+            output.status(data["status"]),
+            str(data["progress"]["jobs"]),
+            str(data["progress"]["ended"]),
+            output.age(data["created_at"]),
+            data["name"] or "",
+        ]
+        for data in found
+    ]
+    output.show(output.table(_SWEEPS, rows))
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -95,11 +101,11 @@ def show(job: JobName, server: Server, as_json: AsJson = False) -> None:
         if as_json:
             output.emit_json(found.data)
         elif is_range_test(found.data["spec"]):
-            output.show(report.outcome(found.data, None), *report.range_test(client.rate_ranges.get(found.id).data))
+            output.show(report.outcome(found.data, None, with_details=True), *report.range_test(client.rate_ranges.get(found.id).data))
         else:
             verdict = report.verdict_on(client, found.id)["verdict"]
             points = found.loss(max_points=500).points
-            output.show(report.outcome(found.data, verdict), report.details(found.data), *report.loss_plot(points))
+            output.show(report.outcome(found.data, verdict, with_details=True), *report.loss_plot(points))
 
 
 def is_range_test(spec: Any) -> bool:
@@ -113,7 +119,9 @@ def watch(
     job: JobName,
     server: Server,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most, then exit code 6.")] = 86_400,
-    as_json: Annotated[bool, typer.Option("--json", help="Every event as a line of JSON; the last is the job.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every event as a line of JSON; the last is the job.")
+    ] = False,
 ) -> None:
     """Follow a job, or a sweep (sweep_...), from its beginning to its end."""
     with connected(server) as client:
@@ -196,7 +204,8 @@ def download(
     job: JobName,
     server: Server,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A file, a folder, or - for stdout; default the folder one is in.")
+        Path | None,
+        typer.Option("--out", "-o", help="A file, a folder, or - for stdout; default the folder one is in."),
     ] = None,
     format: Annotated[str, typer.Option(help="pdparams, safetensors, inference or onnx.")] = "pdparams",
     as_json: AsJson = False,
@@ -212,7 +221,11 @@ def download(
         except OSError as error:
             raise usage(f"{out or Path.cwd()} cannot be written: {error.strerror}", "--out") from None
     with path.open("rb") as file:
-        facts = {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+        facts = {
+            "path": str(path),
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "bytes": path.stat().st_size,
+        }
     if as_json:
         output.emit_json(facts)
     else:
@@ -233,7 +246,9 @@ def predict(
     pictures = [(name, _picture(name)) for name in files]
     with connected(server) as client:
         wanted = find_job(client, model).id if model == "@last" or model.startswith("job_") else model
-        answers = [(part, client.predict([each for _, each in part], model=wanted, top_k=top)) for part in _parts(pictures)]
+        answers = [
+            (part, client.predict([each for _, each in part], model=wanted, top_k=top)) for part in _parts(pictures)
+        ]
     used = answers[0][1]["model"]
     found = [
         (name, prediction)
@@ -243,13 +258,14 @@ def predict(
     if as_json:
         output.emit_json({"model": used, "predictions": [{"file": name, **each} for name, each in found]})
         return
-    made = output.table("file", "shows", "probability", "", "or else", right=("probability",))
-    for name, each in found:
-        rest = ", ".join(f"{other['label']} {other['probability']:.1%}" for other in each["top_k"][1:])
-        made.add_row(name, each["label"], f"{each['confidence']:.1%}", plot.bar(each["confidence"], _BAR), rest)
-    output.show(made)
+    output.show(output.table(_PREDICTED, [_prediction_cells(name, each) for name, each in found]))
     accuracy = f", test accuracy {used['test_accuracy']:.2%}" if used["test_accuracy"] is not None else ""
     output.tell(f"by the model of {used['job_id']}{accuracy}")
+
+
+def _prediction_cells(name: str, found: Any) -> list[str]:
+    rest = ", ".join(f"{other['label']} {other['probability']:.1%}" for other in found["top_k"][1:])
+    return [name, found["label"], f"{found['confidence']:.1%}", plot.bar(found["confidence"], _BAR), rest]
 
 
 def _picture(name: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from client import output
-from client.exits import Exit, ended, usage
+from client.exits import Exit, ended
 from client.options import Server
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ def _option(field: str) -> str:
 
 def _sentence(problem: "FieldProblem") -> str:
     hint = f"; did you mean {problem['did_you_mean']}?" if problem.get("did_you_mean") else ""
-    allowed = f" Allowed: {', '.join(problem['allowed'])}." if problem.get("allowed") else ""
-    return f"{problem['detail']}{hint}{allowed}"
+    detail, allowed = problem["detail"], problem.get("allowed", [])
+    is_said = all(f"'{each}'" in detail for each in allowed)
+    return f"{detail}{hint}" if is_said else f"{detail}{hint} Allowed: {', '.join(allowed)}."
 
 
 # --- short names -------------------------------------------------------------------------------------------------------
@@ -119,8 +120,10 @@ def _none(message: str) -> NoReturn:
 
 
 def _ambiguous(name: str, candidates: Sequence[str]) -> NoReturn:
-    lines = [*candidates[:_SHOWN], *(["..."] if len(candidates) > _SHOWN else [])]
-    raise usage("\n".join([f"{name} could be each of these; type more of it:", *lines]))
+    output.tell(f"descent: {name} could be each of these; type more of it", "red")
+    for line in [*candidates[:_SHOWN], *(["..."] if len(candidates) > _SHOWN else [])]:
+        output.tell(f"  {line}")
+    raise typer.Exit(Exit.USAGE)
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ would be) of this machine, all that it needs here (`machine.py`).
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -16,9 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+from rich.text import Text
 
 _LIMIT_S = 10.0
 _MOST_SKEW_S = 5.0
+_MAKE = "`descent keys create NAME`"
 _KEY = re.compile(r"dsc_[0-9a-f]{12}_[0-9a-f]{64}")
 
 
@@ -51,6 +53,17 @@ def broken(check: str, found: str, *, means: str, do: str) -> Finding:
     return Finding(check, State.BROKEN, found, means, do)
 
 
+_STYLES = {State.OK: "green", State.WARNING: "yellow", State.BROKEN: "bold red"}
+
+
+def shown(finding: Finding) -> Text:
+    """Its line, and below it what it means and what to do."""
+    line = Text(f"{finding.state:<8}", _STYLES[finding.state]).append(f"{finding.check}: {finding.found}", "default")
+    for name, text in (("means", finding.means), ("do", finding.do)):
+        line.append(f"\n         {name}: {text}" if text else "", "default")
+    return line
+
+
 def examine(url: str, key: str | None) -> Iterator[Finding]:
     """Everything, as it is found; it takes some seconds. `url` and `key` are those that the other commands would use."""
     from client import machine
@@ -73,7 +86,7 @@ def is_here(url: str) -> bool:
 # --- the server --------------------------------------------------------------------------------------------------------
 
 
-def of_server(url: str, key: str | None) -> Iterator[Finding]:
+def of_server(url: str, key: str | None) -> Generator[Finding, None, bool]:
     """What a client sees of it. Returns whether a Descent server answers."""
     fault = _fault_of_address(url)
     if fault:
@@ -103,7 +116,8 @@ def _fault_of_address(url: str) -> str:
 
 
 def _name_it() -> str:
-    return "name it with --url or DESCENT_URL, as in DESCENT_URL=http://127.0.0.1:8000"
+    port = os.environ.get("DESCENT_PORT") or 8000
+    return f"say where it is with --url or DESCENT_URL, as in DESCENT_URL=http://127.0.0.1:{port}"
 
 
 def _get(http: httpx2.Client, path: str, **options: Any) -> httpx2.Response | httpx2.HTTPError:
@@ -124,7 +138,9 @@ def _server(url: str, answer: httpx2.Response | httpx2.HTTPError) -> Finding:
     if isinstance(answer, httpx2.HTTPError):
         why = str(answer) or type(answer).__name__
         here = is_here(url)
-        start = "start it (`descent up`), or " if here else "look whether it runs and whether a firewall is between, or "
+        start = (
+            "start it (`descent up`), or " if here else "look whether it runs and whether a firewall is between, or "
+        )
         means = "no server runs there" if here else "it does not run, or the way to it is closed"
         return broken("server", f"nothing answers at {url}: {why}", means=means, do=start + _name_it())
     if _is_descent(answer):
@@ -142,7 +158,9 @@ def _versions(theirs: str) -> Finding:
     if theirs == ours:
         return ok("version", f"{ours}, as the server's")
     means = "commands and options may be unknown on one side"
-    return warning("version", f"{ours} here, {theirs} on the server", means=means, do="install the server's version here")
+    return warning(
+        "version", f"{ours} here, {theirs} on the server", means=means, do="install the server's version here"
+    )
 
 
 def _clock(answer: httpx2.Response) -> Iterator[Finding]:
@@ -161,22 +179,28 @@ def _clock(answer: httpx2.Response) -> Iterator[Finding]:
 
 
 def _key(http: httpx2.Client, key: str | None) -> Finding:
-    if key and not _KEY.fullmatch(key):
-        means = "no server takes it"
-        do = "look how it was copied: dsc_, 12 and 64 hexadecimal digits, joined by _ (what `descent keys create` printed)"
-        return broken("key", "DESCENT_API_KEY is no key", means=means, do=do)
     answer = _get(http, "/jobs", params={"limit": 1})
     if isinstance(answer, httpx2.HTTPError) or answer.status_code not in (200, 401):
         found = f"could not be tried: {answer if isinstance(answer, httpx2.HTTPError) else _told(answer)}"
-        return warning("key", found, means="the server has more urgent troubles", do="see the lines below; look again then")
+        return warning(
+            "key", found, means="the server has more urgent troubles", do="see the lines below; look again then"
+        )
     if answer.status_code == 200:
         return ok("key", "is valid, or none is asked for" if key else "none is asked for")
-    make = "have one made on the server's machine (`descent keys create NAME`) and put it into DESCENT_API_KEY"
+    means, do = (
+        "it refuses every request",
+        f"have one made on the server's machine ({_MAKE}) and put it into DESCENT_API_KEY",
+    )
     if not key:
-        return broken("key", "the server asks for one, and DESCENT_API_KEY is empty", means="it refuses every request", do=make)
+        return broken("key", "the server asks for one, and DESCENT_API_KEY is empty", means=means, do=do)
+    if not _KEY.fullmatch(key):
+        do = (
+            "look how it was copied: it is dsc_, 12 and 64 hexadecimal digits with _ between them, all that was printed"
+        )
+        return broken("key", f"what DESCENT_API_KEY has is no key; {_MAKE} prints one", means=means, do=do)
     found = f"the server does not know the key dsc_{key.split('_')[1]}_..."
     means = "it was revoked, it is of another server, or the database with it was lost"
-    return broken("key", found, means=means, do=f"look for it in `descent keys list` there, or {make}")
+    return broken("key", found, means=means, do=f"look for it in `descent keys list` there, or {do}")
 
 
 _READINESS = {

@@ -20,16 +20,16 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.OK: "all is well",
-    Exit.FAILED: "the job failed or was cancelled, a check found something broken, or the command could not do its work",
-    Exit.USAGE: "wrong usage, or the server refuses it: the message names the option",
-    Exit.UNREACHABLE: "the server, or what it needs, cannot be reached or is too busy",
-    Exit.NOT_ALLOWED: "a key is missing or may not",
-    Exit.NOT_FOUND: "there is no such job, model, sweep or key",
+    Exit.FAILED: "the job failed or was cancelled, or the command could not do its work",
+    Exit.USAGE: "wrong usage, or refused by the server as invalid",
+    Exit.UNREACHABLE: "the server cannot be reached, or is not ready",
+    Exit.NOT_ALLOWED: "a key is missing, or is not valid",
+    Exit.NOT_FOUND: "no such job, sweep, model or key",
     Exit.TIMED_OUT: "the time given to wait is over; the job goes on",
     Exit.INTERRUPTED: "Ctrl-C; the job goes on",
 }
 
-EPILOG = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
+EPILOG = "\n\n".join(["Exit codes:", *(f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())])
 
 
 def ended(error: Exception) -> Exit:

@@ -73,7 +73,9 @@ class Course:
     @property
     def eta(self) -> str:
         rate = self.steps_per_s
-        return output.duration((self.total_steps - self.steps_done) / rate) if rate and self.status == "running" else ""
+        if not rate or self.status != "running":
+            return ""
+        return f"{output.duration((self.total_steps - self.steps_done) / rate)} left"
 
     @property
     def epoch(self) -> str:
@@ -103,10 +105,13 @@ def thinned(points: list[tuple[float, float | None]]) -> list[tuple[float, float
     return kept
 
 
-def follow(job: "Job", *, timeout_s: float, as_json: bool = False, quiet: bool = False) -> None:
-    """Watch a job to its end; `job` is then as it ended. `as_json`: events go to stdout. Raises WaitTimeout, Unreachable."""
+def follow(job: "Job", *, timeout_s: float, as_json: bool = False, quiet: bool = False, keep: bool = True) -> None:
+    """Watch a job to its end; `job` is then as it ended. Raises WaitTimeout, Unreachable.
+
+    `as_json`: events go to stdout. `keep`: the last picture stays on the terminal.
+    """
     course = Course(job.data)
-    with _presenting(course, as_json=as_json, quiet=quiet) as present:
+    with _presenting(course, as_json=as_json, quiet=quiet, keep=keep) as present:
         for event in job.stream(timeout_s):
             course.take(event)
             present(event)
@@ -117,13 +122,18 @@ _KINDS = {Points: "points", EpochEnded: "epoch", StatusChanged: "status"}
 
 
 @contextmanager
-def _presenting(course: Course, *, as_json: bool, quiet: bool) -> Iterator[Present]:
+def _presenting(course: Course, *, as_json: bool, quiet: bool, keep: bool) -> Iterator[Present]:
     if as_json:
         yield lambda event: output.emit_json({"event": _KINDS[type(event)], **asdict(event)})
     elif quiet:
         yield lambda event: None
     elif output.err.is_terminal and not output.err.is_dumb_terminal:
-        with Live(get_renderable=lambda: picture(course), console=output.err, refresh_per_second=_FRAMES_PER_S):
+        with Live(
+            get_renderable=lambda: picture(course),
+            console=output.err,
+            refresh_per_second=_FRAMES_PER_S,
+            transient=not keep,
+        ):
             yield lambda event: None
     else:
         yield _Lines(course).present
@@ -164,7 +174,9 @@ def picture(course: Course) -> RenderableType:
     width, height = output.err.size
     rows = min(_PLOT_ROWS, height - _OTHER_ROWS)
     curve = (
-        plot.plot([plot.Line(list(course.points))], width=min(width - 1, 100), height=rows) if rows >= _LEAST_ROWS else []
+        plot.plot([plot.Line(list(course.points))], width=min(width - 1, 100), height=rows)
+        if rows >= _LEAST_ROWS
+        else []
     )
     head = Text(output.title_of(course.spec), "bold", no_wrap=True, overflow="ellipsis")
     return Group(head, _bar(course, width), *curve)

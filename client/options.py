@@ -61,6 +61,13 @@ class Server:
     ] = None
 
     @property
+    def address(self) -> str:
+        """Of the server, as the client takes it."""
+        from client.asynchronous import DEFAULT_URL
+
+        return (self.url or DEFAULT_URL).rstrip("/")
+
+    @property
     def key(self) -> str | None:
         """The key of the file. None: there is none, and the environment's counts."""
         if self.key_file is None:
@@ -69,6 +76,25 @@ class Server:
             return self.key_file.expanduser().read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise usage(f"cannot be read: {error}", "--key-file") from None
+
+
+def optimizer_names() -> list[str]:
+    """For the shell's completion."""
+    from core.catalogue import OPTIMIZERS
+
+    return list(OPTIMIZERS)
+
+
+OptimizerName = Annotated[
+    str | None,
+    typer.Option(
+        "--optimizer",
+        "-O",
+        help="As adam, or momentum:momentum=0.5.",
+        metavar="NAME[:PARAM=VALUE...]",
+        autocompletion=optimizer_names,
+    ),
+]
 
 
 @dataclass(frozen=True)

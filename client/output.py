@@ -4,10 +4,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +19,8 @@ from client import plot
 _WIDE = 200  # columns of what is not a terminal, so that nothing is cut for a program that reads it
 _FULL_ID_FROM = 140  # columns; a narrower terminal shows the end of an id, which commands take as well
 _ENDING = 8
+_GAP = 2  # between columns
+_RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")  # one line, below the heads
 _BROKEN_PIPE = 141  # as a shell says of a command that SIGPIPE has ended
 
 STATUS_STYLES = {
@@ -70,9 +74,14 @@ def emit_json(value: object) -> None:
 
 
 def show(*parts: Any) -> None:
-    """Tables and text on stdout."""
+    """Tables and text on stdout; a program that reads them gets no padding."""
     for part in parts:
-        out.print(part)
+        if out.is_terminal:
+            out.print(part)
+            continue
+        with out.capture() as captured:
+            out.print(part)
+        emit("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def tell(text: str | Text, style: str = "") -> None:
@@ -150,11 +159,38 @@ def verdict(found: Mapping[str, Any] | None) -> Text:
 # --- tables ------------------------------------------------------------------------------------------------------------
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table without lines; the columns in `right` are numbers."""
-    made = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: `most` characters of it are shown, and where room is short the highest `rank` goes first."""
+
+    name: str
+    right: bool = False
+    most: int = 100
+    rank: int = 0
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> Table:
+    """A table without vertical lines, no wider than the terminal as long as there are columns with a rank to leave out.
+
+    Such a column is left out as well where all of it is empty.
+    """
+    kept = [place for place, column in enumerate(columns) if not column.rank or any(str(row[place]) for row in rows)]
+    widths = [
+        min(max(cell_len(column.name), *(cell_len(str(row[place])) for row in rows), 0), column.most)
+        for place, column in enumerate(columns)
+    ]
+    while sum(widths[place] + _GAP for place in kept) > out.width + _GAP:
+        last = max(kept, key=lambda place: columns[place].rank)
+        if not columns[last].rank:
+            break
+        kept.remove(last)
+    lines = _RULE if out.is_terminal else None
+    gap = _GAP - 1 if lines else _GAP  # a box has a blank between columns
+    made = Table(box=lines, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    for column in (columns[place] for place in kept):
+        made.add_column(column.name, justify="right" if column.right else "left", no_wrap=True, max_width=column.most)
+    for row in rows:
+        made.add_row(*(row[place] for place in kept))
     return made
 
 

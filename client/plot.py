@@ -40,7 +40,9 @@ def plot(lines: Sequence[Line], *, width: int, height: int, log_x: bool = False,
             line.style,
         )
     labels = {0: _number(high), height - 1: _number(low)}
-    rows = [Text(f"{labels.get(row, ''):>{_LABEL}} ", "dim").append("│", "dim") + canvas.row(row) for row in range(height)]
+    rows = [
+        Text(f"{labels.get(row, ''):>{_LABEL}} ", "dim").append("│", "dim") + canvas.row(row) for row in range(height)
+    ]
     ends = [10**x if log_x else x for x in (left, right)]
     first, last = _number(ends[0]), f"{unit} {_number(ends[1])}"
     return [*rows, Text(f"{'':{_LABEL}} └{first}{last:>{max(columns - len(first), 0)}}"[:width], "dim")]

@@ -1,13 +1,26 @@
 """What came of jobs, sweeps and range tests: tables, pictures and the next commands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from client import output, plot
-from client.output import age, curve, duration, number, optimizer_of, percent, rate_of, short, status, table, verdict
+from client.output import (
+    Column,
+    age,
+    curve,
+    duration,
+    number,
+    optimizer_of,
+    percent,
+    rate_of,
+    short,
+    status,
+    table,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from client.answers import Comparison, GroupRow, JobData, LossPoint, RangeTestData, RunRow, SweepData
@@ -16,6 +29,7 @@ if TYPE_CHECKING:
 _MOST_COMPARED = 50  # of one request
 _SPARK_POINTS = 24
 _PLOT_ROWS = 10
+_IN_TITLE = ("optimizer", "learning_rate", "dataset", "epochs", "name")
 _ADVICE = {
     "diverged": "a smaller rate helps: `descent lr-find --optimizer {optimizer}` suggests one",
     "out_of_memory": "try a smaller --batch-size, or more memory for a trainer (DESCENT_TRAINER_MEMORY_MB)",
@@ -30,54 +44,49 @@ _ADVICE = {
 # --- one job -----------------------------------------------------------------------------------------------------------
 
 
-def outcome(job: "JobData", found: Mapping[str, Any] | None) -> Table:
-    """What came of a job, with the verdict on its curve."""
-    result, error, model = job["result"], job["error"], job["model"]
+def outcome(job: "JobData", found: Mapping[str, Any] | None, *, with_details: bool = False) -> Table:
+    """What came of a job, with the verdict on its curve; and all the rest."""
+    return output.pairs([*_outcome(job, found), *(_details(job) if with_details else ())])
+
+
+def _outcome(job: "JobData", found: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    result, error, model, latest = job["result"], job["error"], job["model"], job["latest"]
+    yield "job", job["id"]
+    yield "status", status(job["status"])
+    yield "what", output.title_of(job["spec"])
+    yield "test accuracy", percent(result["test_accuracy"])
+    yield "validation", percent(result["valid_accuracy"])
+    yield "last loss", f"{latest['loss']:.4f}" if latest and latest["loss"] is not None else ""
+    yield "training took", _took(job) if result["seconds"] else ""
+    yield "verdict", verdict(found).append(f": {found['en']}", "default") if found else ""
+    yield "error", f"{error['code']}: {error['message']}" if error else ""
+    if early := job["stopped_early"]:
+        yield "stopped early", f"after {early['epochs']} epochs it was number {early['place']} of {early['runs']}"
+    yield "model", f"ready, {model['size_bytes']:,} bytes" if model["ready"] and model["size_bytes"] else ""
+
+
+def _took(job: "JobData") -> str:
+    result, backend = job["result"], job.get("backend")
     speed = f"{result['images_per_s']:,.0f} images/s" if result["images_per_s"] else ""
-    backend = job.get("backend")
-    took = ", ".join(part for part in (duration(result["seconds"]), speed, f"on {backend['device']}" if backend else "") if part)
-    loss = f"{job['latest']['loss']:.4f}" if job["latest"] and job["latest"]["loss"] is not None else ""
-    return output.pairs(
-        [
-            ("job", job["id"]),
-            ("status", status(job["status"])),
-            ("what", output.title_of(job["spec"])),
-            ("test accuracy", percent(result["test_accuracy"])),
-            ("validation", percent(result["valid_accuracy"])),
-            ("last loss", loss),
-            ("training took", took if result["seconds"] else ""),
-            ("verdict", verdict(found).append(f": {found['en']}", "default") if found else ""),
-            ("error", f"{error['code']}: {error['message']}" if error else ""),
-            ("stopped early", _stopped(job)),
-            ("model", f"sha256 {model['sha256']}, {model['size_bytes']:,} bytes" if model["ready"] and model["sha256"] else ""),
-        ]
-    )
+    parts = duration(result["seconds"]), speed, f"on {backend['device']}" if backend else ""
+    return ", ".join(part for part in parts if part)
 
 
-def _stopped(job: "JobData") -> str:
-    early = job["stopped_early"]
-    return f"after {early['epochs']} epochs it was number {early['place']} of {early['runs']}" if early else ""
-
-
-def details(job: "JobData") -> Table:
-    """What `outcome` does not say: how far it is, when it was what, and what it was asked for."""
+def _details(job: "JobData") -> Iterator[tuple[str, Any]]:
+    """What `_outcome` does not say: how far it is, when it was what, and what it was asked for."""
     progress, position, spec = job["progress"], job.get("queue_position"), job["spec"]
-    defaults = {"optimizer", "learning_rate", "dataset", "epochs", "name"}  # in its title
-    rest = ", ".join(f"{name}={value}" for name, value in spec.items() if name not in defaults and value not in (None, {}))
     steps = f"{progress['step']:,} of {progress['total_steps']:,} steps"
-    return output.pairs(
-        [
-            ("progress", f"{steps}, {duration(progress['eta_s'])} to go" if progress["eta_s"] else steps),
-            ("queue", f"{position} before it" if position is not None and job["status"] == "queued" else ""),
-            ("optimizer", _settings(spec.get("optimizer", ""))),
-            ("rate", _settings(spec.get("learning_rate", ""))),
-            ("more", rest),
-            ("created", f"{job['created_at']} ({age(job['created_at'])} ago)"),
-            ("finished", job["finished_at"] or ""),
-            ("attempt", job["attempt"] if job["attempt"] > 1 else ""),
-            ("sweep", job["sweep"] or ""),
-        ]
-    )
+    yield "progress", f"{steps}, {duration(progress['eta_s'])} to go" if progress["eta_s"] else steps
+    yield "queue", f"{position} before it" if position is not None and job["status"] == "queued" else ""
+    yield "optimizer", _settings(spec.get("optimizer", ""))
+    yield "rate", _settings(spec.get("learning_rate", ""))
+    rest = {name: value for name, value in spec.items() if name not in _IN_TITLE and value not in (None, {})}
+    yield "more", ", ".join(f"{name}={value}" for name, value in rest.items())
+    yield "created", f"{job['created_at']} ({age(job['created_at'])} ago)"
+    yield "finished", job["finished_at"] or ""
+    yield "sha256", job["model"]["sha256"] or ""
+    yield "attempt", job["attempt"] if job["attempt"] > 1 else ""
+    yield "sweep", job["sweep"] or ""
 
 
 def _settings(value: object) -> str:
@@ -85,7 +94,9 @@ def _settings(value: object) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     name = value.get("name") or value.get("schedule")
-    rest = ", ".join(f"{key}={inner}" for key, inner in value.items() if key not in ("name", "schedule") and inner is not None)
+    rest = ", ".join(
+        f"{key}={inner}" for key, inner in value.items() if key not in ("name", "schedule") and inner is not None
+    )
     return f"{name}: {rest}" if rest else str(name)
 
 
@@ -115,7 +126,7 @@ def next_commands(job: "JobData") -> None:
     if job["status"] in ("paused", "cancelled"):
         lines += [f"descent resume {job_id}"]
     if lines:
-        output.tell("\n".join(["Next:", *(f"  {line}" for line in [*lines, f"descent compare {job_id} @last"])]))
+        output.tell("\n".join(["Next:", *(f"  {line}" for line in [*lines, f"descent compare {job_id} OTHER_JOB"])]))
 
 
 # --- several jobs ------------------------------------------------------------------------------------------------------
@@ -135,23 +146,41 @@ def curves_of(client: "Client", job_ids: Sequence[str]) -> dict[str, Mapping[str
     return found
 
 
+_LISTED = (
+    Column("id"), Column("status"), Column("optimizer"), Column("rate", most=12), Column("accuracy", right=True),
+    Column("loss", right=True, rank=1), Column("curve", rank=3), Column("age", right=True, rank=2),
+)  # fmt: skip
+
+
 def listing(jobs: "Sequence[JobData]", curves: Mapping[str, Mapping[str, Any]]) -> Table:
     """The table of `ls`. Accuracy is the best on the validation images so far."""
-    made = table("id", "status", "optimizer", "rate", "accuracy", "loss", "curve", "age", right=("accuracy", "loss", "age"))
-    for job in jobs:
-        drawn = curves.get(job["id"])
-        accuracies = drawn["epochs"]["valid_accuracy"] if drawn else []
-        made.add_row(
-            short(job["id"]),
-            status(job["status"]),
-            optimizer_of(job["spec"]["optimizer"]),
-            rate_of(job["spec"]["learning_rate"]),
-            percent(max(accuracies, default=None)),
-            number(job["latest"]["loss"]) if job["latest"] else "",
-            curve(drawn["loss"]) if drawn else "",
-            age(job["created_at"]),
-        )
-    return made
+    return table(_LISTED, [_listed_cells(job, curves.get(job["id"])) for job in jobs])
+
+
+def _listed_cells(job: "JobData", drawn: Mapping[str, Any] | None) -> list[str | Text]:
+    best = max(drawn["epochs"]["valid_accuracy"], default=None) if drawn else None
+    return [
+        short(job["id"]),
+        status(job["status"]),
+        optimizer_of(job["spec"]["optimizer"]),
+        rate_of(job["spec"]["learning_rate"]),
+        percent(best),
+        number(job["latest"]["loss"]) if job["latest"] else "",
+        curve(drawn["loss"]) if drawn else "",
+        age(job["created_at"]),
+    ]
+
+
+_COMPARED = (
+    Column("id"), Column("optimizer"), Column("rate", most=12), Column("seed", right=True, rank=4),
+    Column("status", rank=3), Column("test", right=True), Column("loss", right=True),
+    Column("to target", right=True, rank=2), Column("verdict"), Column("curve", rank=1),
+)  # fmt: skip
+_SWEPT = (
+    Column("configuration"), Column("runs", right=True, rank=4), Column("test", right=True), Column("from", right=True, rank=2),
+    Column("to", right=True, rank=2), Column("loss", right=True), Column("time to target", right=True, rank=3),
+    Column("verdicts", rank=1),
+)  # fmt: skip
 
 
 def comparison(found: "Comparison") -> list[Any]:
@@ -160,11 +189,16 @@ def comparison(found: "Comparison") -> list[Any]:
     runs = sorted(found["table"]["runs"], key=lambda run: order.get(run["job_id"], len(order)))
     curves = {each["job_id"]: each for each in found["curves"]}
     is_coloured = bool(output.out.is_terminal and output.out.color_system)
-    styles = {run["job_id"]: plot.STYLES[place % len(plot.STYLES)] if is_coloured else "" for place, run in enumerate(runs)}
-    made = table("id", "optimizer", "rate", "seed", "status", "test", "loss", "to target", "verdict", "curve",
-                 right=("seed", "test", "loss", "to target"))  # fmt: skip
-    for run in runs:
-        made.add_row(*_run_cells(run), Text(plot.sparkline(curves[run["job_id"]]["loss"], 12), styles[run["job_id"]]))
+    styles = {
+        run["job_id"]: plot.STYLES[place % len(plot.STYLES)] if is_coloured else "" for place, run in enumerate(runs)
+    }
+    made = table(
+        _COMPARED,
+        [
+            [*_run_cells(run), Text(plot.sparkline(curves[run["job_id"]]["loss"], 12), styles[run["job_id"]])]
+            for run in runs
+        ],
+    )
     lines = [
         plot.Line(list(zip(each["x"], each["loss"], strict=True)), styles[job_id]) for job_id, each in curves.items()
     ]
@@ -197,26 +231,28 @@ def _run_cells(run: "RunRow") -> list[Any]:
 def sweep(found: "SweepData") -> list[Any]:
     """The table of a sweep, a configuration a row, best first; and whether the best two can be told apart."""
     results = found["table"]
-    made = table("configuration", "runs", "test", "from", "to", "loss", "time to target", "verdicts",
-                 right=("runs", "test", "from", "to", "loss", "time to target"))  # fmt: skip
-    for row in results["rows"]:
-        accuracy, loss, seconds = row["test_accuracy"], row["final_loss"], row["seconds_to_target"]
-        several = accuracy is not None and accuracy["n"] > 1
-        made.add_row(
-            row["label"],
-            str(len(row["job_ids"])),
-            percent(accuracy["mean"] if accuracy else None),
-            percent(accuracy["min"] if accuracy and several else None),
-            percent(accuracy["max"] if accuracy and several else None),
-            number(loss["mean"] if loss else None),
-            duration(seconds["mean"] if seconds else None),
-            ", ".join(f"{count} {name}" if count > 1 else name for name, count in row["verdicts"].items()).replace("_", " "),
-        )
+    made = table(_SWEPT, [_group_cells(row) for row in results["rows"]])
     counts = ", ".join(f"{count} {name}" for name, count in found["counts"].items() if count)
     head = Text(f"{found['id']} {found['status']}: {counts}")
     best, noise = results["best"], results["noise"]
     told = [Text(f"best: {best['label']}, {best['test_accuracy']:.2%} ({best['job_id']})")] if best else []
     return [head, made, *told, *([Text(noise["en"])] if noise else [])]
+
+
+def _group_cells(row: "GroupRow") -> list[str | Text]:
+    accuracy, loss, seconds = row["test_accuracy"], row["final_loss"], row["seconds_to_target"]
+    several = accuracy if accuracy and accuracy["n"] > 1 else None
+    verdicts = [f"{count} {name}" if count > 1 else name for name, count in row["verdicts"].items()]
+    return [
+        row["label"],
+        str(len(row["job_ids"])),
+        percent(accuracy and accuracy["mean"]),
+        percent(several and several["min"]),
+        percent(several and several["max"]),
+        number(loss and loss["mean"]),
+        duration(seconds and seconds["mean"]),
+        ", ".join(verdicts).replace("_", " "),
+    ]
 
 
 def range_test(found: "RangeTestData") -> list[Any]:

@@ -5,16 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
-from client import output, report, watching
-from client.commands import _optimizers
+from client import output, watching
 from client.connection import connected
 from client.exits import usage
-from client.options import AsJson, Recipe, Server, Waiting, chosen, listed, parameters, rate, with_options
+from client.options import (
+    AsJson,
+    OptimizerName,
+    Recipe,
+    Server,
+    Waiting,
+    chosen,
+    listed,
+    parameters,
+    rate,
+    with_options,
+)
 
-app = typer.Typer(rich_markup_mode="rich")
+app = typer.Typer()
 
 _PANEL = "Training on a server"
-_OPTIMIZER = "NAME[:PARAM=VALUE...]"
 
 Set = Annotated[
     list[str] | None,
@@ -29,13 +38,12 @@ def submit(
     server: Server,
     waiting: Waiting,
     recipe: Recipe,
-    optimizer: Annotated[
-        str | None, typer.Option("--optimizer", "-O", metavar=_OPTIMIZER, help="As adam, or momentum:momentum=0.5.",
-                                 autocompletion=_optimizers)
-    ] = None,  # fmt: skip
+    optimizer: OptimizerName = None,
     lr: Annotated[
         str | None,
-        typer.Option("--lr", metavar="RATE", help="A number, or a schedule: step_decay:initial=0.1:step_size=1:gamma=0.5."),
+        typer.Option(
+            "--lr", metavar="RATE", help="A number, or a schedule: step_decay:initial=0.1:step_size=1:gamma=0.5."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the initial weights and the order of the images.")] = None,
     set_: Set = None,
@@ -64,7 +72,13 @@ def submit(
 def _with_optimizer(spec: dict[str, Any], optimizer: str | None, set_: list[str] | None) -> dict[str, Any]:
     """The request with this optimizer, or its own, and these parameters of it."""
     own = spec.get("optimizer", {})
-    found = chosen(optimizer, "name", "--optimizer") if optimizer else dict(own) if isinstance(own, Mapping) else {"name": own}
+    found = (
+        chosen(optimizer, "name", "--optimizer")
+        if optimizer
+        else dict(own)
+        if isinstance(own, Mapping)
+        else {"name": own}
+    )
     if set_ and not found:
         raise usage("say of which optimizer: --optimizer NAME", "--set")
     found |= parameters(set_ or [], "--set")
@@ -82,9 +96,11 @@ def sweep(
     server: Server,
     waiting: Waiting,
     recipe: Recipe,
-    lesson: Annotated[bool, typer.Option("--lesson", help="The lesson's 15 runs: five optimizers at three rates.")] = False,
+    lesson: Annotated[
+        bool, typer.Option("--lesson", help="The lesson's 15 runs: five optimizers at three rates.")
+    ] = False,
     optimizers: Annotated[
-        str | None, typer.Option(metavar=f"{_OPTIMIZER},...", help="With commas: sgd,momentum:momentum=0.5,adam.")
+        str | None, typer.Option(metavar="NAME,...", help="With commas: sgd,momentum:momentum=0.5,adam.")
     ] = None,
     rates: Annotated[
         str | None, typer.Option(metavar="RATE,...", help="With commas: 0.1,0.01; or a range to draw from: 0.0001..1.")
@@ -101,7 +117,9 @@ def sweep(
     """Train many: optimizers x rates x seeds. Shows the table, best first."""
     spec = recipe.fields()
     given: dict[str, Any] = {
-        "optimizers": [plain(chosen(each, "name", "--optimizers")) for each in listed(optimizers)] if optimizers else None,
+        "optimizers": [plain(chosen(each, "name", "--optimizers")) for each in listed(optimizers)]
+        if optimizers
+        else None,
         "learning_rates": _rates(rates) if rates else None,
         "seeds": _seeds(seeds) if seeds else None,
         "samples": samples,
@@ -146,9 +164,7 @@ def lr_find(
     server: Server,
     waiting: Waiting,
     recipe: Recipe,
-    optimizer: Annotated[
-        str | None, typer.Option("--optimizer", "-O", metavar=_OPTIMIZER, help="As adam.", autocompletion=_optimizers)
-    ] = None,
+    optimizer: OptimizerName = None,
     set_: Set = None,
     start: Annotated[float | None, typer.Option(help="The first step's rate.", show_default="1e-6")] = None,
     end: Annotated[float | None, typer.Option(help="The last step's rate.", show_default="10")] = None,
