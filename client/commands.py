@@ -101,7 +101,10 @@ def show(job: JobName, server: Server, as_json: AsJson = False) -> None:
         if as_json:
             output.emit_json(found.data)
         elif is_range_test(found.data["spec"]):
-            output.show(report.outcome(found.data, None, with_details=True), *report.range_test(client.rate_ranges.get(found.id).data))
+            output.show(
+                report.outcome(found.data, None, with_details=True),
+                *report.range_test(client.rate_ranges.get(found.id).data),
+            )
         else:
             verdict = report.verdict_on(client, found.id)["verdict"]
             points = found.loss(max_points=500).points

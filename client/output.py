@@ -205,5 +205,5 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
     return made
 
 
-def curve(values: Sequence[float | None], width: int = 12) -> Text:
+def curve(values: Sequence[float | None], width: int) -> Text:
     return Text(plot.sparkline(values, width), "cyan")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from client.client import Client
 
 _MOST_COMPARED = 50  # of one request
-_SPARK_POINTS = 24
+_SPARK_POINTS, _SPARK = 24, 10  # of a small curve, and its columns
 _PLOT_ROWS = 10
 _IN_TITLE = ("optimizer", "learning_rate", "dataset", "epochs", "name")
 _ADVICE = {
@@ -147,7 +147,7 @@ def curves_of(client: "Client", job_ids: Sequence[str]) -> dict[str, Mapping[str
 
 
 _LISTED = (
-    Column("id"), Column("status"), Column("optimizer"), Column("rate", most=12), Column("accuracy", right=True),
+    Column("id"), Column("status"), Column("optimizer"), Column("rate", most=10), Column("acc.", right=True),
     Column("loss", right=True, rank=1), Column("curve", rank=3), Column("age", right=True, rank=2),
 )  # fmt: skip
 
@@ -166,13 +166,13 @@ def _listed_cells(job: "JobData", drawn: Mapping[str, Any] | None) -> list[str |
         rate_of(job["spec"]["learning_rate"]),
         percent(best),
         number(job["latest"]["loss"]) if job["latest"] else "",
-        curve(drawn["loss"]) if drawn else "",
+        curve(drawn["loss"], _SPARK) if drawn else "",
         age(job["created_at"]),
     ]
 
 
 _COMPARED = (
-    Column("id"), Column("optimizer"), Column("rate", most=12), Column("seed", right=True, rank=4),
+    Column("id"), Column("optimizer"), Column("rate", most=10), Column("seed", right=True, rank=4),
     Column("status", rank=3), Column("test", right=True), Column("loss", right=True),
     Column("to target", right=True, rank=2), Column("verdict"), Column("curve", rank=1),
 )  # fmt: skip
@@ -195,7 +195,7 @@ def comparison(found: "Comparison") -> list[Any]:
     made = table(
         _COMPARED,
         [
-            [*_run_cells(run), Text(plot.sparkline(curves[run["job_id"]]["loss"], 12), styles[run["job_id"]])]
+            [*_run_cells(run), Text(plot.sparkline(curves[run["job_id"]]["loss"], _SPARK), styles[run["job_id"]])]
             for run in runs
         ],
     )
