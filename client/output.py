@@ -105,6 +105,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def last_loss(latest: Mapping[str, Any] | None) -> str:
+    """Of a job: empty as long as there is none."""
+    return "" if latest is None else "not finite" if latest["loss"] is None else f"{latest['loss']:.4g}"
+
+
 def rate_of(rate: float | Mapping[str, Any]) -> str:
     """A learning rate, or a schedule by its name and what it begins with."""
     if isinstance(rate, Mapping):

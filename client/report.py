@@ -12,6 +12,7 @@ from client.output import (
     age,
     curve,
     duration,
+    last_loss,
     number,
     optimizer_of,
     percent,
@@ -50,13 +51,13 @@ def outcome(job: "JobData", found: Mapping[str, Any] | None, *, with_details: bo
 
 
 def _outcome(job: "JobData", found: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
-    result, error, model, latest = job["result"], job["error"], job["model"], job["latest"]
+    result, error, model = job["result"], job["error"], job["model"]
     yield "job", job["id"]
     yield "status", status(job["status"])
     yield "what", output.title_of(job["spec"])
     yield "test accuracy", percent(result["test_accuracy"])
     yield "validation", percent(result["valid_accuracy"])
-    yield "last loss", f"{latest['loss']:.4f}" if latest and latest["loss"] is not None else ""
+    yield "last loss", last_loss(job["latest"])
     yield "training took", _took(job) if result["seconds"] else ""
     yield "verdict", verdict(found).append(f": {found['en']}", "default") if found else ""
     yield "error", f"{error['code']}: {error['message']}" if error else ""
@@ -165,7 +166,7 @@ def _listed_cells(job: "JobData", drawn: Mapping[str, Any] | None) -> list[str |
         optimizer_of(job["spec"]["optimizer"]),
         rate_of(job["spec"]["learning_rate"]),
         percent(best),
-        number(job["latest"]["loss"]) if job["latest"] else "",
+        last_loss(job["latest"]),
         curve(drawn["loss"], _SPARK) if drawn else "",
         age(job["created_at"]),
     ]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from core.training import runtime
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_MOVE = re.compile(r"\r|\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Shown:
 
     @property
     def text(self) -> str:
-        """Without colours and movements; what was drawn over is still there."""
-        return _CONTROL.sub("", self.raw)
+        """Without colours; each line that was drawn, also where it was drawn over later."""
+        return "\n".join(self.lines)
 
     @property
     def lines(self) -> list[str]:
-        return self.text.replace("\r", "").splitlines()
+        return [line for line in _MOVE.sub("\n", _COLOUR.sub("", self.raw)).splitlines() if line]
 
 
 def run(
