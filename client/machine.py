@@ -145,7 +145,7 @@ _UNREACHED = (
 
 def redis(settings: Settings) -> Finding:
     """A Redis of the user's: whether it answers, and keeps what it is given."""
-    where = urlsplit(settings.redis_url or "")
+    where = urlsplit(settings.store_url)
     name = f"the Redis at {where.hostname or where.path}{f':{where.port}' if where.port else ''}"
     try:
         facts = asyncio.run(_facts(settings.store_url))

@@ -63,7 +63,7 @@ class Server:
     @property
     def address(self) -> str:
         """Of the server, as the client takes it."""
-        from client.asynchronous import DEFAULT_URL
+        from client.calls import DEFAULT_URL
 
         return (self.url or DEFAULT_URL).rstrip("/")
 
