@@ -279,7 +279,7 @@ def test_a_redis_that_wants_another_password(valkey: Valkey) -> None:
 
 
 def test_a_redis_whose_user_may_not(valkey: Valkey) -> None:
-    address = valkey("--user", *"low on >pw ~* -@all +auth +client +hello".split())
+    address = valkey("--user", "low", "on", ">pw", "~*", "-@all", "+auth", "+client", "+hello")
     assert is_told(redis_at(f"low:pw@{address}"), State.BROKEN, "does not permit", "ACL SETUSER")
 
 
