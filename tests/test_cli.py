@@ -107,7 +107,7 @@ def test_the_readmes_requests_are_accepted(server: Server, trained_job: str, mni
     """Word for word, but for the address and the job's id."""
     url = server.url
     (tmp_path / "seven.png").write_bytes(png(strokes(mnist.test.images[0], brush=20)))
-    part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("## Without a server")[0]
+    part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("\n## ")[0]
     train, watch, send, predict, infer, name = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
     host = url.removeprefix("http://")
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -458,6 +459,17 @@ def test_the_help_and_the_readme_list_the_exit_codes_and_all_commands() -> None:
     assert len(names) > 20
     for name in names:
         assert re.search(rf"^\|.*`(descent )?{name}[ `]", readme, re.MULTILINE)
+
+
+def test_what_the_readme_submits_is_accepted(url: str) -> None:
+    part = (ROOT / "README.md").read_text().partition("## Command line")[2]
+    found = re.search(r"```sh\n(.*?)```", part, re.DOTALL)
+    assert found
+    for line in found[1].splitlines():
+        command, *words = shlex.split(line, comments=True)
+        assert command == ".venv/bin/descent"
+        done = descent(url, *words, "--dry-run")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("words", [("--help",), ("ls",), ("submit", "--help")])
