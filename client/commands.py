@@ -178,13 +178,13 @@ def resume(
 
 @app.command(rich_help_panel=_PANEL)
 @with_options
-def delete(jobs: JobNames, server: Server) -> None:
+def delete(jobs: JobNames, server: Server, as_json: AsJson = False) -> None:
     """Delete jobs that have ended, with their histories and models; or a sweep (sweep_...) with all of its jobs."""
     with connected(server) as client:
         for name in jobs:
             found = find_sweep(client, name) if is_sweep(name) else find_job(client, name)
             found.delete()
-            output.emit(f"{found.id} deleted")
+            output.emit_json({"id": found.id, "deleted": True}) if as_json else output.emit(f"{found.id} deleted")
 
 
 def _each(server: Server, names: Sequence[str], action: str, *, as_json: bool, **options: Any) -> None:

@@ -49,6 +49,8 @@ def ended(error: Exception) -> Exit:
         (NotFound, Exit.NOT_FOUND),
         (InvalidRequest, Exit.USAGE),
     )
+    if type(error) is errors.ClientError:  # an address or a key that is none
+        return Exit.USAGE
     return next((code for kind, code in table if isinstance(error, kind)), Exit.FAILED)
 
 

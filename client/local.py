@@ -70,9 +70,9 @@ def train(
     local: Annotated[bool, typer.Option("--local", help="Train in this process, without any server.")] = False,
     optimizer: Annotated[str, typer.Option(help="sgd, momentum, adagrad, rmsprop, adam, ...")] = "adam",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
-    epochs: Annotated[int, typer.Option(min=1)] = 5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 100,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="How often over all images.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the images.")] = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.")] = None,
     dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
     out: Annotated[
@@ -208,6 +208,7 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.
 @keys_app.command("revoke")
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="Its id, as `list` shows it: the middle part of the key.")],
+    as_json: AsJson = False,
 ) -> None:
     """Make a key worthless, within some seconds. Its owner's jobs stay."""
 
@@ -216,6 +217,8 @@ def revoke_key(
         return await keys.exist()
 
     are_left = _with_keys(revoke)
+    if as_json:
+        output.emit_json({"id": key_id, "revoked": True, "keys_are_left": are_left})
     output.tell(f"key {key_id} is revoked" + ("" if are_left else "; it was the last one"))
 
 

@@ -120,7 +120,7 @@ class Recipe:
     dataset: Annotated[
         str | None, typer.Option(help="mnist or fashion-mnist.", autocompletion=_datasets, show_default="mnist")
     ] = None
-    epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None
+    epochs: Annotated[int | None, typer.Option(help="How often over all images.")] = None
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="100")] = None
     log_every: Annotated[int | None, typer.Option(help="Steps from one stored loss point to the next.")] = None
     weight_decay: Annotated[float | None, typer.Option(help="L2 penalty.")] = None

@@ -438,6 +438,23 @@ def test_a_server_that_is_not_there_is_exit_code_3() -> None:
     assert "127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.parametrize("address", ["localhost:8000", "http://[::1", "http://127.0.0.1:99999", "ftp://127.0.0.1"])
+def test_an_address_that_is_none_is_exit_code_2(address: str) -> None:
+    done = descent(address, "ls")
+    assert (done.returncode, "is no address" in done.stderr) == (2, True)
+
+
+def test_a_key_that_is_none_is_exit_code_2_and_not_shown(url: str) -> None:
+    done = descent(url, "ls", DESCENT_API_KEY="schlüssel")
+    assert (done.returncode, "no key" in done.stderr, "schl" in done.stderr) == (2, True, False)
+
+
+def test_a_database_that_is_away_is_exit_code_3_and_one_line(url: str) -> None:
+    env = environment(url, DESCENT_REDIS_URL="redis://127.0.0.1:9")
+    done = subprocess.run([*COMMAND, "keys", "list"], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+
+
 def test_a_pipe_that_closes_is_quiet(url: str) -> None:
     for words in (("ls", "--json"), ("ls",), ("version",)):
         read, write = os.pipe()
