@@ -55,6 +55,8 @@ def option_of(pointer: str) -> str:
     """`/optimizer/momentum` is `--optimizer (momentum)`, `?status` is `--status`."""
     if pointer.startswith("?"):
         return _option(pointer[1:])
+    if pointer and not pointer.startswith("/"):  # of a header, or a part of the path
+        return pointer
     name, *inside = pointer.strip("/").split("/")
     option = _option(name) if name else "the request"
     return f"{option} ({'.'.join(inside)})" if inside else option

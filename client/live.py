@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 10.0
 _FRAMES_PER_S = 6
-_MOST_POINTS = 4000  # in the picture; a terminal shows some hundreds
+_MOST_POINTS = 1000  # in the picture; a terminal shows some hundreds
 _PLOT_ROWS, _LEAST_ROWS = 8, 3
 _OTHER_ROWS = 6  # of the terminal: what stands above and below the plot
 _WIDE, _NARROW = 72, 48  # columns: with everything, and with less than half of it

@@ -1,5 +1,6 @@
 """The commands that have a server train something: one job, a sweep, a test that suggests a rate."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -57,6 +58,7 @@ def submit(
     spec = _with_optimizer(recipe.fields(), optimizer, set_)
     spec |= {"learning_rate": rate(lr, "--lr")} if lr is not None else {}
     spec |= {"seed": seed} if seed is not None else {}
+    _refuse_infinities(spec)
     with connected(server) as client:
         if dry_run:
             output.emit_json(client.jobs.preview(**spec))
@@ -83,6 +85,14 @@ def _with_optimizer(spec: dict[str, Any], optimizer: str | None, set_: list[str]
         raise usage("say of which optimizer: --optimizer NAME", "--set")
     found |= parameters(set_ or [], "--set")
     return spec | ({"optimizer": plain(found)} if found else {})
+
+
+def _refuse_infinities(spec: dict[str, Any]) -> None:
+    """JSON has none, so that the server could not even be asked."""
+    try:
+        json.dumps(spec, allow_nan=False)
+    except ValueError:
+        raise usage("a number in this request is not finite") from None
 
 
 def plain(choice: dict[str, Any]) -> str | dict[str, Any]:
@@ -132,6 +142,7 @@ def sweep(
     if not (lesson or optimizers or rates or recipe.spec):
         raise usage("say --lesson for the lesson's 15 runs, or give --optimizers, --rates or both")
     spec |= {name: value for name, value in given.items() if value is not None}
+    _refuse_infinities(spec)
     with connected(server) as client:
         if dry_run:
             output.emit_json(client.sweeps.preview(**spec))
@@ -174,6 +185,7 @@ def lr_find(
     """Find a learning rate: one short run with a rising rate, its curve, and the rate it suggests (Smith 2015)."""
     spec = _with_optimizer(recipe.fields(), optimizer, set_)
     spec |= {name: value for name, value in {"start": start, "end": end, "seed": seed}.items() if value is not None}
+    _refuse_infinities(spec)
     with connected(server) as client:
         test = client.rate_range(**spec)
         if waiting.no_wait:

@@ -108,6 +108,8 @@ def test_a_spec_comes_from_a_file_or_from_stdin_and_options_change_it(url: str, 
         (("--lr", "0.1"), "--optimizer: this is required"),
         (("--set", "beta1=0.5", "--lr", "0.1"), "--set"),
         (("--spec", "no-such-file"), "--spec"),
+        (("--optimizer", "adam", "--lr", "0.1", "--weight-decay", "inf"), "not finite"),
+        (("--optimizer", "adam", "--lr", "0.1", "--set", "beta1=1e999"), "not finite"),
     ],
 )
 def test_what_is_refused_is_told_beside_its_option(url: str, words: tuple[str, ...], said: str) -> None:
