@@ -160,7 +160,7 @@ def reindex(as_json: AsJson = False) -> None:
         async with WorkStore.connect(settings.store_url) as store:
             return await store_anew(store, settings.jobs_dir)
 
-    with _database(settings):
+    with _database(settings, "descent-worker"):
         outcome = asyncio.run(run())
     for job_id, what in outcome.items():
         output.emit_json({"job_id": job_id, "outcome": what}) if as_json else output.emit(f"{job_id} {what}")
@@ -232,7 +232,7 @@ def _with_keys(use: "Callable[[KeyStore], Awaitable[T]]") -> T:
         async with connect(settings.store_url) as database:
             return await use(KeyStore(database))
 
-    with _database(settings):
+    with _database(settings, "descent-api"):
         return asyncio.run(connected())
 
 
@@ -241,10 +241,16 @@ def _at(moment: datetime | None) -> str | None:
 
 
 @contextmanager
-def _database(settings: "Settings") -> Iterator[None]:
-    """The database, for the length of a block: the one that runs, or the embedded one, started for this."""
-    from client.redis_server import RedisServer, answers
+def _database(settings: "Settings", user: str) -> Iterator[None]:
+    """The database, for the length of a block: the one that runs, or the embedded one, started for this.
 
+    `user` names the rights that are needed there, in `core/jobs/users.acl`.
+    """
+    from client.redis_server import RedisServer, answers
+    from core.jobs.access import look
+
+    if settings.redis_url:
+        asyncio.run(look(settings, user))
     if settings.redis_url or answers(settings.socket):
         yield
         return

@@ -124,35 +124,20 @@ def port(settings: Settings, *, serves: bool) -> Finding:
 
 # --- Redis -------------------------------------------------------------------------------------------------------------
 
-_REDIS_ERRORS = {
-    "AuthenticationError": (
-        "does not accept the password",
-        "no part of the server gets in",
-        "put user and password into the address: DESCENT_REDIS_URL=redis://USER:PASSWORD@HOST:6379/0",
-    ),
-    "NoPermissionError": (
-        "does not permit what is needed",
-        "its ACL keeps this user out",
-        "let the user read and write all keys (`ACL SETUSER`)",
-    ),
-}
-_UNREACHED = (
-    "cannot be reached",
-    "the API answers 503 and workers wait",
-    "start it, or correct DESCENT_REDIS_URL; without that setting `descent up` runs one of its own",
-)
-
 
 def redis(settings: Settings) -> Finding:
-    """A Redis of the user's: whether it answers, and keeps what it is given."""
-    where = urlsplit(settings.store_url)
-    name = f"the Redis at {where.hostname or where.path}{f':{where.port}' if where.port else ''}"
+    """A Redis of the user's: whether it lets API or worker do their work, and keeps what it is given."""
+    name = f"the Redis at {settings.store_name}"
     try:
+        asyncio.run(_let_in(settings))
         facts = asyncio.run(_facts(settings.store_url))
+    except StackError as error:
+        do = "set what it names; docs/operations.md has users, certificates and passwords, ready to use"
+        return broken("redis", str(error), means="neither API nor worker starts", do=do)
     except Unavailable as error:
-        cause = error.__cause__
-        found, means, do = _REDIS_ERRORS.get(type(cause).__name__, _UNREACHED)
-        return broken("redis", f"{name} {found}: {cause or error}", means=means, do=do)
+        do = "start it, or correct DESCENT_REDIS_URL; without that setting `descent up` runs one of its own"
+        found = f"{name} cannot be reached: {error}"
+        return broken("redis", found, means="the API answers 503 and workers wait", do=do)
     policy, limit = facts.get("maxmemory_policy", "noeviction"), facts.get("maxmemory", 0)
     if policy != "noeviction" and limit:
         found = f"{name} drops keys when its memory is full (maxmemory-policy {policy})"
@@ -166,6 +151,16 @@ def redis(settings: Settings) -> Finding:
         means = "what was accepted since its last snapshot is lost when it ends; `descent reindex` brings back what has files"
         return warning("redis", f"{name} has no append-only file", means=means, do="set `appendonly yes` there")
     return ok("redis", f"{name} answers and keeps what it is given")
+
+
+async def _let_in(settings: Settings) -> None:
+    """Raises StackError where the user in the settings may do neither the API's work nor a worker's; Unavailable."""
+    from core.jobs.access import look
+
+    try:
+        await look(settings, "descent-worker")
+    except StackError:
+        await look(settings, "descent-api")
 
 
 async def _facts(url: str) -> dict[str, Any]:
