@@ -36,8 +36,7 @@ class _Console(Console):
 
 def _console(*, stderr: bool) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    width = None if is_terminal or os.environ.get("COLUMNS") else _WIDE
-    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if is_terminal else _WIDE)
 
 
 out = _console(stderr=False)

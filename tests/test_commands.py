@@ -372,8 +372,8 @@ def test_pictures_are_predicted(api: Api, mnist: Any, tmp_path: Path) -> None:
     piped = descent(api.url, "predict", "--model", job_id, "--json", "-", stdin=seven)
     (found,) = json.loads(piped.stdout)["predictions"]
     assert (found["file"], found["digit"], len(found["probabilities"])) == ("-", 0, 10)
-    missing = descent(api.url, "predict", str(tmp_path / "none.png"))
-    assert (missing.returncode, "none.png" in missing.stderr.replace("\n", "")) == (2, True)
+    missing = descent(api.url, "predict", str(tmp_path / "none.png"), COLUMNS="300")
+    assert (missing.returncode, "none.png" in missing.stderr) == (2, True)
     unknown = descent(api.url, "predict", "--model", "prod", *names)
     assert unknown.returncode == 5
 
