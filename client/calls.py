@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from client.errors import ClientError
 from client.views import JobView
 from client.wire import Call, Caller
@@ -16,13 +18,23 @@ _PAGE = 100  # jobs, sweeps or models a page, at most
 
 
 def options_of(url: str | None, key: str | None, timeout_s: float, *, trust_env: bool) -> tuple[str, dict[str, Any]]:
-    """Where the server is, and what an HTTP client is made with. Raises ClientError for what is no address."""
+    """Where the server is, and what an HTTP client is made with. Raises ClientError for what is no address or no key."""
     url = (url or os.environ.get("DESCENT_URL") or DEFAULT_URL).rstrip("/")
-    if not url.startswith(("http://", "https://")):
+    if not _is_address(url):
         raise ClientError(f"{url!r} is no address of a server: it should be like {DEFAULT_URL} (DESCENT_URL)")
-    key = key or os.environ.get("DESCENT_API_KEY")
+    key = (key or os.environ.get("DESCENT_API_KEY") or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ClientError("that is no key (DESCENT_API_KEY): a key is of the form dsc_..., in plain letters and digits")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return url, {"base_url": url, "headers": headers, "timeout": timeout_s, "trust_env": trust_env}
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host) and (parsed.port or 1) < 1 << 16
 
 
 def creation(path: str, spec: Any, key: str | None) -> Call:

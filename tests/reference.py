@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: settings, optimizers, problems, routes and metrics as the code has them. `make docs` runs it.
+"""Writes docs/reference.md: settings, commands, optimizers, problems, routes, metrics, as the code has them, for `make docs`.
 
 A test compares the file with what this would write, so the file cannot say anything else than the code.
 """
@@ -10,11 +10,13 @@ from dataclasses import fields
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from typer.main import get_group
 
 from api.app import create_app
 from api.catalogue import Choice, OptimizerChoice, Parameter, choices
 from api.metrics import Metrics
 from api.problem_pages import ABOUT
+from client import cli, exits
 from core.jobs.measures import Measures
 from core.settings import Settings
 from tests.conftest import ROOT
@@ -34,6 +36,7 @@ def reference() -> str:
     """The whole text."""
     sections = {
         "Settings": _settings(),
+        "Commands": _commands(),
         "Routes": _routes(),
         "Problems": _problems(),
         "Optimizers": _choices(choices().optimizers),
@@ -96,6 +99,30 @@ def _bounds_of(schema: dict[str, Any]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:g}" if abs(value) >= 1e6 else str(value)
+
+
+def _commands() -> str:
+    """Every command of `descent` with its own options, and the exit codes."""
+    parts = ["\n`descent COMMAND --help` shows the same."]
+    for name, command in _leaves(get_group(cli.app), "descent"):
+        rows = [
+            [_code(", ".join(each.opts) if each.param_type_name == "option" else each.metavar or each.name), each.help]
+            for each in command.params
+            if each.name not in ("help", "install_completion", "show_completion")
+        ]
+        text = " ".join((command.help or "").split())
+        parts.append(f"\n### `{name}`\n{text}" + (f"\n\n{_table(['option', 'what it is'], rows)}" if rows else ""))
+    codes = [[_code(int(code)), meaning] for code, meaning in exits.MEANINGS.items()]
+    return "\n".join([*parts, f"\n### Exit codes\n\n{_table(['code', 'meaning'], codes)}"])
+
+
+def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The commands below a group, with all of their words."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield name, command
+    for word, each in (below or {}).items():
+        yield from _leaves(each, f"{name} {word}")
 
 
 def _routes() -> str:

@@ -706,7 +706,7 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(
     with Client(url, key=second) as client:
         assert client.jobs.get(job_id).status == "queued"  # the owner's other key goes on
     again = descent("keys", "revoke", key_id, home=tmp_path, cache=tmp_path, redis_url=db)
-    assert (again.returncode, "no such key" in again.stderr, "Traceback" in again.stderr) == (1, True, False)
+    assert (again.returncode, "no such key" in again.stderr, "Traceback" in again.stderr) == (5, True, False)
     stored = [file for file in redis_settings.home.rglob("*") if file.is_file()]
     assert any(job_id.encode() in file.read_bytes() for file in stored)
     assert not any(secret.encode() in file.read_bytes() for file in stored)

@@ -102,12 +102,39 @@ def test_the_readmes_python_runs(cache: Path) -> None:
     assert "test_accuracy=" in done.stdout
 
 
+def test_a_job_is_trained_downloaded_and_asked_on_the_command_line(
+    server: Server, trained_job: str, mnist: Dataset, tmp_path: Path, cache: Path
+) -> None:
+    """With a real worker. The exit codes, the looks and the refusals are in test_commands.py."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return descent(*words, home=tmp_path, cache=cache, folder=tmp_path, url=server.url)
+
+    submitted = run("submit", "--optimizer", "adam", "--lr", "0.001", "--epochs", "1", "--batch-size", "2000")
+    assert submitted.returncode == 0, submitted.stderr
+    assert re.search(r"^test accuracy  [6-9]\d\.\d\d%$", submitted.stdout, re.MULTILINE)
+    assert re.search(
+        r"epoch 1/1 done, loss \d\.\d{4}, validation accuracy \d\d\.\d\d%, [\d,]+ images/s", submitted.stderr
+    )
+    next_one = re.search(r"descent (download job_\S+)", submitted.stderr)
+    assert next_one
+    downloaded = run(*next_one[1].split())
+    assert len(paddle.load(downloaded.stdout.strip())) == 6
+    assert "verdict" in run("show", trained_job).stdout
+    (tmp_path / "seven.png").write_bytes(png(strokes(mnist.test.images[0], brush=20)))
+    asked = run("predict", "--model", trained_job, "seven.png", "--json")
+    assert json.loads(asked.stdout)["predictions"][0]["digit"] == 7
+    found = run("lr-find", "--optimizer", "adam", "--batch-size", "1000", "--json")
+    assert found.returncode == 0, found.stderr
+    assert 0.0001 < json.loads(found.stdout)["suggestion"]["rate"] < 1
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="the README's requests are made with curl, and there is none here")
 def test_the_readmes_requests_are_accepted(server: Server, trained_job: str, mnist: Dataset, tmp_path: Path) -> None:
     """Word for word, but for the address and the job's id."""
     url = server.url
     (tmp_path / "seven.png").write_bytes(png(strokes(mnist.test.images[0], brush=20)))
-    part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("## Without a server")[0]
+    part = (ROOT / "README.md").read_text().partition("## Three uses")[2].partition("\n## ")[0]
     train, watch, send, predict, infer, name = re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
     host = url.removeprefix("http://")
 

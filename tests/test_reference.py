@@ -13,6 +13,8 @@ def test_it_has_what_one_looks_up() -> None:
         "| `DESCENT_PORT` | `8000` | whole number ≥ 0, ≤ 65535 |",
         "| `POST /jobs` |",
         "| `queue-full` | 429 |",
+        "### `descent submit`",
+        "| `--set` | A parameter of the optimizer; may be repeated. |",
         "### `adam`",
         "| `beta1` | `0.9` | number ≥ 0, < 1 |",
         "| `descent_jobs_finished_total` | counter |",

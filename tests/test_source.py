@@ -88,6 +88,10 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "client.asynchronous": {"httpx2", "client"},
     "client.client": {"httpx2", "client"},
     "client.cli": {"typer", "client"},
+    "client.live": {"client"},
+    "client.plot": {"client"},
+    "client.doctor": {"httpx2", "client"},
+    "client.machine": {"httpx2", "client"},
 }
 
 

