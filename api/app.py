@@ -43,9 +43,9 @@ from api.headers import complete
 from api.holds import Holds
 from api.metrics import Metrics
 from api.predicting import Predicting
-from api.state import Recent, State
+from api.state import MOST_FETCHING, Recent, State
 from core.errors import StackError
-from core.jobs import broker
+from core.jobs import artifacts, broker
 from core.jobs.access import refuse_without_access
 from core.jobs.database import connect
 from core.jobs.keys import KeyStore, refuse_without_keys
@@ -103,6 +103,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
                 evaluating=Evaluating(settings, predicting),
                 drawing=CapacityLimiter(available_cores()),
                 exporting=CapacityLimiter(1),
+                fetching=CapacityLimiter(MOST_FETCHING),
                 holds=Holds(has_owners=settings.keys_required),
             )
             try:
@@ -196,6 +197,7 @@ def main(*, keys_checked: bool = False) -> None:
     refuse_without_access(settings, "descent-api")
     if settings.keys_required:
         _look_for_keys(settings, must_exist=not keys_checked)
+    artifacts.storage(settings)  # raises for an address whose extra is not installed
     if settings.api_processes > 1:
         from api.processes import supervise
 

@@ -97,16 +97,16 @@ async def _answer(job_id: str, format: str, request: Request) -> Response:
 
 async def _content(state: State, job_id: str, format: str) -> bytes:
     """The file, verified. Raises NotFound, ModelNotReady, ModelDeleted, ModelUnsupported, ArtifactCorrupt, Unavailable."""
-    jobs_dir = state.settings.jobs_dir
+    files = state.files
     if format in artifacts.FORMATS:
 
         def read(stored: StoredModel) -> bytes:
-            return artifacts.read_verified(jobs_dir, stored.files[format])
+            return artifacts.read_verified(files, stored.files[format])
 
         return (await read_model(state, job_id, read))[1]
 
     def read_export(stored: StoredModel) -> bytes | None:
-        return artifacts.read_export(jobs_dir, stored.files["safetensors"], format)
+        return artifacts.read_export(files, stored.files["safetensors"], format)
 
     _, content = await read_model(state, job_id, read_export)
     if content is None:
@@ -118,9 +118,9 @@ async def _content(state: State, job_id: str, format: str) -> bytes:
 
 async def _made(state: State, job_id: str, format: str) -> bytes:
     """Make the file from the weights, and keep it for the next who asks."""
-    jobs_dir = state.settings.jobs_dir
+    files = state.files
     stored, weights = await read_model(
-        state, job_id, lambda it: _checked(artifacts.read_verified(jobs_dir, it.files["safetensors"]))
+        state, job_id, lambda it: _checked(artifacts.read_verified(files, it.files["safetensors"]))
     )
     began = time.monotonic()
     content = await export.made(format, weights)
@@ -128,7 +128,7 @@ async def _made(state: State, job_id: str, format: str) -> bytes:
     log.info("model file made", extra={"job_id": job_id, "format": format, "seconds": seconds})
     source = stored.files["safetensors"]
     try:
-        await to_thread.run_sync(artifacts.publish_export, jobs_dir, source, format, content)
+        await to_thread.run_sync(artifacts.publish_export, files, source, format, content)
     except OSError as error:  # the file is as good as if it could be kept
         log.warning("the file cannot be kept", extra={"job_id": job_id, "format": format, "reason": str(error)})
     return content

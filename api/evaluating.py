@@ -71,7 +71,10 @@ class Evaluating:
         if dataset not in self._tests:
             try:
                 self._tests[dataset] = datasets.load_test(
-                    dataset, cache=self._settings.cache_dir, folder=self._settings.datasets
+                    dataset,
+                    cache=self._settings.cache_dir,
+                    folder=self._settings.datasets,
+                    mirror=self._settings.data_mirror,
                 )
             except DatasetUnavailable as error:
                 log.warning("no test images", extra={"dataset": dataset, "reason": str(error)})

@@ -240,7 +240,7 @@ async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
     state = state_of(request)
     spec = await state.store.spec(known(job_id))
     epochs = {metrics["epoch"]: metrics for metrics in await state.store.epochs(job_id)}
-    kept = await run_in_threadpool(artifacts.kept_checkpoints, state.settings.jobs_dir, job_id)
+    kept = await run_in_threadpool(artifacts.kept_checkpoints, state.files, job_id)
     found = []
     for file in kept:
         epoch, batch = divmod(file["step"], spec.steps_per_epoch)

@@ -246,7 +246,7 @@ async def delete(job_id: JobId, request: Request) -> None:
     """The record, the loss history, the weights and the checkpoints, all of it."""
     state = state_of(request)
     await state.store.delete(known(job_id))
-    await archive.remove_job(state.store, state.settings.jobs_dir, job_id)
+    await archive.remove_job(state.store, state.files, job_id)
     log.info("job deleted", extra={"job_id": job_id})
 
 

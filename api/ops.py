@@ -1,6 +1,5 @@
 """Health, metrics and version, for people and for whatever watches the server."""
 
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 from api.metrics import OPENMETRICS
 from api.state import State, state_of
 from api.strict import StrictRoute
-from core.errors import DescentError, Unavailable
+from core.errors import DescentError, StorageAway, Unavailable
 from core.jobs.measures import measure
 from core.spec import TRAIN_IMAGES
 
@@ -106,6 +105,8 @@ async def _check(state: State, check: Callable[[State], Awaitable[str]]) -> Chec
     began = time.perf_counter()
     try:
         ok, detail = True, await check(state)
+    except StorageAway as error:  # its reason names addresses
+        ok, detail = False, str(error) if state.settings.keys_required else f"{error}: {error.reason}"
     except DescentError as error:
         ok, detail = False, str(error)
     except OSError as error:
@@ -127,13 +128,8 @@ async def _worker(state: State) -> str:
 
 
 async def _disk(state: State) -> str:
-    def probe() -> str:
-        state.settings.jobs_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=state.settings.jobs_dir) as file:
-            file.write(b"ok")
-        return "writable"
-
-    return await run_in_threadpool(probe)
+    """Where the jobs' files are."""
+    return await run_in_threadpool(state.files.probe)
 
 
 async def _dataset(state: State) -> str:

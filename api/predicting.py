@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from anyio import CapacityLimiter, to_thread
+
 from core.errors import ArtifactCorrupt, DescentError, ModelUnsupported, Unavailable
 from core.jobs import artifacts
 from core.jobs.store import JobStore, StoredModel
@@ -23,6 +25,7 @@ MOST_TOGETHER = 256  # images: 13 ms (bench/RESULTS.md)
 MOST_WAITING = 4096  # images, 12 MB; and requests that wait for the database
 MODELS_KEPT = 8
 _PATIENCE_S = 0.02  # with the database
+_MOST_FETCHING = 8  # models that are on their way here
 _READY_LIMIT_S = 3  # for the kernel, which is found in 0.1 s and compiled in one
 
 
@@ -108,7 +111,8 @@ class Predicting:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings, self._files = settings, artifacts.storage(settings)
+        self._fetching = CapacityLimiter(_MOST_FETCHING)
         self._layer: Layer | None = None
         self._is_ready = Event()
         Thread(target=self._get_ready, name="get ready", daemon=True).start()
@@ -122,7 +126,8 @@ class Predicting:
         )
 
     async def load(self, stored: StoredModel) -> "Predictor":
-        """Have the model in memory. Raises ModelUnsupported, ArtifactCorrupt."""
+        """Have the model in memory. Raises ModelUnsupported, ArtifactCorrupt, Unavailable."""
+        await self._bring(stored)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._predictor, stored)
 
     def _get_ready(self) -> None:
@@ -152,12 +157,20 @@ class Predicting:
         stored = await self._named.ask((store, name))
         images = await prepare(stored)
         try:
+            await self._bring(stored)
             return stored, await self._computed.ask((stored, images))
         except ArtifactCorrupt:
             now = await self._named.ask((store, name))
             if now == stored:
                 raise
+            await self._bring(now)
             return now, await self._computed.ask((now, await prepare(now)))
+
+    async def _bring(self, stored: StoredModel) -> None:
+        """Have a copy of a far file here, so that the thread that computes waits for no network."""
+        file = stored.files["safetensors"]
+        if self._files.is_far and file["sha256"] not in self._models:
+            await to_thread.run_sync(artifacts.read_verified, self._files, file, limiter=self._fetching)
 
     async def _compute(self, asked: Sequence[tuple[StoredModel, "Floats"]]) -> Sequence["Floats | Exception"]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute_here, asked)
@@ -191,7 +204,7 @@ class Predicting:
         file = stored.files["safetensors"]
         if file["sha256"] not in self._models:
             self._is_ready.wait(_READY_LIMIT_S)
-            content = artifacts.read_verified(self._settings.jobs_dir, file)
+            content = artifacts.read_verified(self._files, file)
             self._models[file["sha256"]] = Predictor.from_safetensors(content, self._best_layer)
         self._models.move_to_end(file["sha256"])
         while len(self._models) > MODELS_KEPT:

@@ -170,8 +170,9 @@ ABOUT = {
     ),
     "unavailable": About(
         503,
-        "The database cannot be reached, or is nearly full. Nothing was accepted; try again after `Retry-After` seconds.",
-        "数据库无法访问或将满，请求未被接受；请在 Retry-After 秒后重试。",
+        "The database or the storage of the jobs' files cannot be reached, or is nearly full. Nothing was accepted; try again "
+        "after `Retry-After` seconds.",
+        "数据库或任务文件的存储无法访问或将满，请求未被接受；请在 Retry-After 秒后重试。",
     ),
 }
 

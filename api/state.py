@@ -14,7 +14,7 @@ from api.holds import Holds
 from api.metrics import Metrics
 from api.predicting import Predicting
 from core.errors import ArtifactCorrupt, NotFound, Unavailable
-from core.jobs.artifacts import JOB_ID
+from core.jobs import artifacts
 from core.jobs.database import Database
 from core.jobs.keys import KeyStore
 from core.jobs.models import ModelStore
@@ -22,6 +22,7 @@ from core.jobs.owners import ANYBODY, Caller
 from core.jobs.store import Doorbell, JobStore, StoredModel
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings
+from core.storage import Storage
 
 if TYPE_CHECKING:
     from api.ops import Readiness
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_DRAWN = 64  # requests that wait for a core
+MOST_FETCHING = 16  # threads that read models; when the storage is away they wait for it, and must not be all there are
 
 # The document states the pattern; what does not match it names no job, and is a 404 like any other such id.
 JobId = Annotated[
-    str, Path(description="The job's id, `job_...`.", json_schema_extra={"pattern": f"^{JOB_ID.pattern}$"})
+    str, Path(description="The job's id, `job_...`.", json_schema_extra={"pattern": f"^{artifacts.JOB_ID.pattern}$"})
 ]
 
 
@@ -68,13 +70,19 @@ class State:
     evaluating: Evaluating
     drawing: CapacityLimiter  # who prepares pictures and long lists
     exporting: CapacityLimiter  # of one: whoever makes a model file
+    fetching: CapacityLimiter  # who reads models
     readiness: "Recent[Readiness]"
     caller: Caller = ANYBODY
+
+    @property
+    def files(self) -> Storage:
+        """The files of jobs."""
+        return artifacts.storage(self.settings)
 
 
 def known(job_id: str) -> str:
     """The id, when it looks like one; anything else names no job."""
-    if not JOB_ID.fullmatch(job_id):
+    if not artifacts.JOB_ID.fullmatch(job_id):
         raise NotFound("no such job")
     return job_id
 
@@ -82,16 +90,17 @@ def known(job_id: str) -> str:
 async def read_model(state: "State", name: str, read: Callable[[StoredModel], T]) -> tuple[StoredModel, T]:
     """Read the weights that a job id or a name names, in a thread: which they are, and what `read` made of them.
 
-    A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt.
+    A job that is deleted or trained further meanwhile is no damage. Raises NotFound, ModelNotReady, ArtifactCorrupt,
+    Unavailable.
     """
     stored = await state.store.model(name)
     try:
-        return stored, await to_thread.run_sync(read, stored)
+        return stored, await to_thread.run_sync(read, stored, limiter=state.fetching)
     except ArtifactCorrupt:
         now = await state.store.model(name)
         if now == stored:
             raise
-        return now, await to_thread.run_sync(read, now)
+        return now, await to_thread.run_sync(read, now, limiter=state.fetching)
 
 
 async def drawn(state: State, draw: Callable[..., T], *asked: Any) -> T:

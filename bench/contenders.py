@@ -97,9 +97,9 @@ async def publish(settings: Settings) -> None:
         job = await store.submit(JobSpec.model_validate(network.SPEC))
         claim = await store.claim(job.id, worker="bench", lease_s=3600)
         assert claim
-        folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
+        at, folder = artifacts.storage(settings), artifacts.claim_folder(claim.job_id, claim.token)
         name = artifacts.FORMATS["safetensors"]
-        files = {"safetensors": artifacts.publish(folder, name, (network.folder() / name).read_bytes())}
+        files = {"safetensors": artifacts.publish(at, folder, name, (network.folder() / name).read_bytes())}
         result = {"test_accuracy": network.test_accuracy()}
         await store.finish(claim, Status.SUCCEEDED, result=result, files=files)
 

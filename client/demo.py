@@ -60,7 +60,7 @@ def _private(settings: Settings) -> Iterator[Settings]:
     """Settings of a stack of our own: a free port, a home that is gone afterwards, the data sets of the real one."""
     with tempfile.TemporaryDirectory(prefix="demo-", dir=settings.home) as home:
         changes = {"home": Path(home), "port": 0, "host": "127.0.0.1", "cache": settings.cache_dir, "redis_url": None}
-        changes |= {"require_keys": False}
+        changes |= {"require_keys": False, "artifacts": None}
         yield settings.model_copy(update=changes)
 
 
@@ -75,7 +75,9 @@ def fetch(settings: Settings, console: Console, *, name: str = DEFAULT_DATASET) 
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        return datasets.load(name, cache=settings.cache_dir, folder=settings.datasets, report=report)
+        return datasets.load(
+            name, cache=settings.cache_dir, folder=settings.datasets, mirror=settings.data_mirror, report=report
+        )
 
 
 def _watch(client: Client, epochs: int, console: Console) -> Run:

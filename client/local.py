@@ -150,15 +150,17 @@ def fetch(
 
 @app.command(rich_help_panel=PANEL)
 def reindex(as_json: AsJson = False) -> None:
-    """Store every job anew that has files in the home and no record, after a database was lost. Prints a line a job."""
+    """Store every job anew that has files and no record, after a database was lost. Prints a line a job."""
+    from core.jobs import artifacts
     from core.jobs.archive import reindex as store_anew
     from core.jobs.work import WorkStore
 
     settings = settings_with()
+    artifacts.require_storage(settings)
 
     async def run() -> dict[str, str]:
         async with WorkStore.connect(settings.store_url) as store:
-            return await store_anew(store, settings.jobs_dir)
+            return await store_anew(store, artifacts.storage(settings))
 
     with _database(settings, "descent-worker"):
         outcome = asyncio.run(run())

@@ -14,6 +14,7 @@ import httpx2
 from client.redis_server import RedisServer
 from core import devices
 from core.errors import StackError
+from core.jobs import artifacts
 from core.jobs.access import refuse_without_access
 from core.jobs.keys import refuse_without_keys
 from core.processes import Child, Family, Say, ignore_signals, leave_on_signals
@@ -44,10 +45,13 @@ class Stack:
         settings = self.settings
         _refuse_taken_port(settings.host, settings.port)
         settings.logs_dir.mkdir(parents=True, exist_ok=True)
+        artifacts.require_storage(settings)
         try:
             if self._server:
                 self._children["redis"] = self._server.start()
             say(f"  redis    {settings.store_name}")
+            if settings.artifacts:
+                say(f"  files    {settings.artifacts}")
             refuse_without_access(settings, "descent-api", "descent-worker")
             if settings.keys_required:
                 asyncio.run(refuse_without_keys(settings.store_url, settings.host))

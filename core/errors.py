@@ -20,6 +20,8 @@
     ├── JobInUse              409  an alias names the job's model
     ├── AliasReserved         409  the server keeps that alias itself
     ├── Unavailable           503  Redis cannot be reached or does not take writes
+    │   └── StorageAway       503  the storage of files cannot be reached (an OSError, too, as a disk's would be)
+    │       └── StorageRefused     it answers, and a person must see to it: bucket, credentials
     ├── ArtifactCorrupt       500  a stored file does not match its digest
     ├── StackError            500  the server cannot be started or stopped (command line only)
     └── TrainingError         500  a training run ended without a model; `code` goes into the job's `error`
@@ -181,6 +183,18 @@ class Unavailable(DescentError):
     status = 503
     title = "The server cannot take this now"
     retry_after_s = 5
+
+
+class StorageAway(Unavailable, OSError):
+    """Whoever can go on without a file catches it as OSError. `reason` is for who runs the server: it names addresses."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StorageRefused(StorageAway):
+    pass
 
 
 class ArtifactCorrupt(DescentError):

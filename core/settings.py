@@ -4,6 +4,7 @@ import hashlib
 import ipaddress
 import logging.config
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,22 @@ _SOCKET_PATH_LIMIT = 104
 
 _ABOUT_REDIS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key")  # that DESCENT_REDIS_URL names
 _GPU_ID = r"([0-9]+|(GPU|MIG)-[A-Za-z0-9/-]+)"  # as NVIDIA's driver numbers it, or its UUID
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._-]+)*")
 
+
+def _checked_location(text: str) -> str:
+    """A folder's absolute path, or an address."""
+    if "://" not in text or text.startswith("file:///"):
+        return str(Path(text.removeprefix("file://")).expanduser().absolute())
+    if not _BUCKET.fullmatch(text.rstrip("/")):
+        raise ValueError(
+            "must be a folder or s3://bucket/prefix, of letters, digits and ._-/; credentials belong into "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, another server than Amazon's into AWS_ENDPOINT_URL"
+        )
+    return text.rstrip("/")
+
+
+Location = Annotated[str, AfterValidator(_checked_location)]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -58,6 +74,13 @@ class Settings(BaseSettings):
     )
     cache: AbsolutePath | None = Field(None, description="Fetched data sets; default `cache` in the home.")
     datasets: AbsolutePath | None = Field(None, description="A folder of data sets of your own, looked at first.")
+    data_mirror: Location | None = Field(
+        None, description="A mirror of the data sets, asked before other sources: `s3://bucket/prefix` or a folder."
+    )
+    artifacts: Location | None = Field(
+        None,
+        description="Where the jobs' files are: `s3://bucket/prefix` (extra `s3`) or a folder; default `jobs` in the home.",
+    )
     redis_url: SecretStr | None = Field(
         None,
         description="A Redis or Valkey to use instead of the embedded server: `redis://`, `rediss://` or `unix://`.",
@@ -151,6 +174,11 @@ class Settings(BaseSettings):
     @property
     def jobs_dir(self) -> Path:
         return self.home / "jobs"
+
+    @property
+    def artifacts_at(self) -> str:
+        """Where the jobs' files are: a folder's path, or an address."""
+        return self.artifacts or str(self.jobs_dir)
 
     @property
     def socket(self) -> Path:
@@ -260,6 +288,8 @@ def configure_logging(level: str) -> None:
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
             "root": {"level": level.upper(), "handlers": ["stderr"]},
-            "loggers": {"uvicorn.access": {"level": "WARNING"}, "httpx2": {"level": "WARNING"}},
+            "loggers": {
+                name: {"level": "WARNING"} for name in ("uvicorn.access", "httpx2", "botocore", "aiobotocore", "s3fs")
+            },
         }
     )

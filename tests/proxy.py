@@ -33,6 +33,8 @@ class Proxy:
     def __init__(self, upstream: Path | tuple[str, int]) -> None:
         self._upstream = upstream
         self._mode, self._delay_s = Mode.PASS, 0.0
+        self._cut_after, self._cuts_left, self.cuts = 0, 0, 0
+        self._flip_after: int | None = None
         self._passing = asyncio.Event()
         self._links: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
@@ -66,6 +68,14 @@ class Proxy:
     def set_delay(self, seconds: float) -> None:
         """Keep all that passes for so long, in each direction."""
         self._delay_s = seconds
+
+    def cut_after(self, count: int, *, times: int) -> None:
+        """Cut the next connections, so many times, with an RST when the client has sent more than `count` bytes."""
+        self._cut_after, self._cuts_left = count, times
+
+    def flip_after(self, count: int | None) -> None:
+        """Change a bit of what a client sends after so many bytes of a connection, and so in each piece; None: no more."""
+        self._flip_after = count
 
     def reset(self) -> int:
         """Cut all open connections with an RST, once. Returns how many."""
@@ -136,12 +146,26 @@ class Proxy:
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 if self._mode is Mode.PASS and sink and not link.is_lost:
+                    if sink is link.upstream and self._is_too_much(link, chunk):
+                        sink.write(chunk[: len(chunk) // 2])
+                        await sink.drain()
+                        link.reset()
+                        return
+                    if sink is link.upstream and self._flip_after is not None and link.sent > self._flip_after:
+                        chunk = chunk[:-1] + bytes([chunk[-1] ^ 1])
                     sink.write(chunk)
                     await sink.drain()
                 else:
                     link.is_lost = True
         await self._passing.wait()
         link.close()
+
+    def _is_too_much(self, link: "_Link", chunk: bytes) -> bool:
+        link.sent += len(chunk)
+        is_cut = self._cuts_left > 0 and link.sent > self._cut_after
+        self._cuts_left -= is_cut
+        self.cuts += is_cut
+        return is_cut
 
 
 class _Link:
@@ -151,6 +175,7 @@ class _Link:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
         self.is_lost = False
+        self.sent = 0  # bytes by the client
 
     def close(self) -> None:
         for writer in (self.client, self.upstream):

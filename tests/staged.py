@@ -164,9 +164,9 @@ def blank_weights() -> bytes:
 
 def published(settings: Settings, claim: Claim, content: bytes) -> dict[str, dict[str, Any]]:
     """The content as the weights, in each form, and as a checkpoint, among the files of a job."""
-    folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
-    artifacts.publish_checkpoint(folder, claim.spec.total_steps, content)
-    return {kind: artifacts.publish(folder, name, content) for kind, name in artifacts.FORMATS.items()}
+    files, folder = artifacts.storage(settings), artifacts.claim_folder(claim.job_id, claim.token)
+    artifacts.publish_checkpoint(files, folder, claim.spec.total_steps, content)
+    return {kind: artifacts.publish(files, folder, name, content) for kind, name in artifacts.FORMATS.items()}
 
 
 def falling(spec: JobSpec, *, seed: int = 0) -> list[dict[str, Any]]:

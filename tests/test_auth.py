@@ -39,6 +39,7 @@ from core.jobs.sweeps import SweepStore
 from core.jobs.work import WorkStore
 from core.settings import Settings, is_loopback, read_settings
 from core.spec import JobSpec
+from core.storage import Folder
 from core.sweep import SweepSpec
 from core.training import runtime
 from tests.conftest import ROOT, eventually, is_alive, serving
@@ -149,8 +150,8 @@ def finished_job(db: str, home: Path, owner: str, accuracy: float) -> Job:
         await store.append(
             claim, [{"step": 0, "epoch": 0, "batch": 0, "loss": 2.3, "time_s": 0.1}], steps_done=1, images_per_s=1
         )
-        folder = artifacts.attempt_dir(home / "jobs", job.id, claim.token)
-        files = {name: artifacts.publish(folder, file, b"weights") for name, file in artifacts.FORMATS.items()}
+        at, folder = Folder(home / "jobs"), artifacts.claim_folder(job.id, claim.token)
+        files = {name: artifacts.publish(at, folder, file, b"weights") for name, file in artifacts.FORMATS.items()}
         await store.finish(claim, Status.SUCCEEDED, result={"test_accuracy": accuracy}, files=files)
         return await store.get(job.id)
 

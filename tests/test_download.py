@@ -14,6 +14,7 @@ import safetensors.numpy
 from api.download import ModelQuery
 from core.jobs import artifacts
 from core.jobs.job import Status
+from core.storage import Folder
 from tests.staged import SHAPES, Api, blank_weights
 from tests.test_api import is_problem
 
@@ -231,15 +232,18 @@ def test_what_is_no_safetensors_file_is_damage(http: httpx2.Client, api: Api) ->
 
 
 def test_files_that_were_made_stay_with_their_weights_and_go_with_them(tmp_path: Path) -> None:
-    job = tmp_path / ("job_" + "0" * 32)
-    old, new = (artifacts.publish(job / token, "model.safetensors", token.encode()) for token in ("1", "2"))
+    files, job_id = Folder(tmp_path), "job_" + "0" * 32
+    job = tmp_path / job_id
+    old, new = (
+        artifacts.publish(files, f"{job_id}/{token}", "model.safetensors", token.encode()) for token in ("1", "2")
+    )
     for weights in (old, new):
         for format in artifacts.EXPORTS:
-            artifacts.publish_export(tmp_path, weights, format, f"{format} {weights['path']}".encode())
-    artifacts.sweep(job, {old["path"]}, upto=1)
+            artifacts.publish_export(files, weights, format, f"{format} {weights['path']}".encode())
+    artifacts.sweep(files, job_id, {old["path"]}, upto=1)
     assert len(list(job.glob("*/*"))) == 6  # the newer claim's are not this sweep's
-    assert artifacts.read_export(tmp_path, old, "onnx") == f"onnx {old['path']}".encode()
-    artifacts.sweep(job, {new["path"]}, upto=2)
+    assert artifacts.read_export(files, old, "onnx") == f"onnx {old['path']}".encode()
+    artifacts.sweep(files, job_id, {new["path"]}, upto=2)
     assert sorted(path.parent.name for path in job.glob("*/*")) == ["2", "2", "2"]
-    assert artifacts.read_export(tmp_path, old, "onnx") is None
-    assert artifacts.read_export(tmp_path, new, "inference") == f"inference {new['path']}".encode()
+    assert artifacts.read_export(files, old, "onnx") is None
+    assert artifacts.read_export(files, new, "inference") == f"inference {new['path']}".encode()

@@ -32,6 +32,7 @@ from core.jobs.job import Job
 from core.jobs.work import WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
+from core.storage import Folder
 from tests.conftest import DOOMED, ROOT, Server, descendants, eventually, is_alive, processes, serving
 from tests.proxy import Mode, Proxy
 
@@ -116,8 +117,11 @@ def worker_of(job: Mapping[str, Any]) -> int:
 
 
 def await_checkpoint(home: Path, job_id: str) -> Path:
-    folder = artifacts.job_dir(home / "jobs", job_id)
-    return eventually(lambda: next(iter(artifacts.checkpoints(folder)), None), within_s=60, what="a checkpoint")
+    return eventually(lambda: next(iter(checkpoints(home, job_id)), None), within_s=60, what="a checkpoint")
+
+
+def checkpoints(home: Path, job_id: str) -> list[Path]:
+    return [home / "jobs" / path for path in artifacts.checkpoints(Folder(home / "jobs"), job_id)]
 
 
 def submit_and_await_checkpoint(server: Server, client: Client, spec: Spec) -> str:
@@ -465,7 +469,7 @@ def test_a_disk_that_refuses_fails_the_job_with_the_reason_and_it_can_go_on_late
             assert (job["status"], job["error"]["code"], job["attempt"]) == ("failed", "internal", 1)
             assert os.strerror(number) in job["error"]["message"]
             assert httpx2.get(f"{narrow.server.url}/readyz").json()["checks"]["disk"]["ok"] is False
-            kept = artifacts.checkpoints(artifacts.job_dir(narrow.server.home / "jobs", job_id))
+            kept = checkpoints(narrow.server.home, job_id)
             assert kept
             for checkpoint in kept:
                 assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in checkpoint.name
@@ -484,7 +488,7 @@ def test_a_disk_that_refuses_fails_the_job_with_the_reason_and_it_can_go_on_late
         assert (job["attempt"], job["error"]) == (1, None)
         assert job["resumed_from_step"] == int(kept[0].name.split("-")[1])
         assert outcome_of(client, job_id) == expected
-        record = artifacts.job_dir(narrow.server.home / "jobs", job_id) / artifacts.RECORD
+        record = narrow.server.home / "jobs" / job_id / artifacts.RECORD
         eventually(lambda: json.loads(record.read_text())["record"]["status"] == "succeeded", what="its file")
 
 

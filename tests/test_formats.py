@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_kept_is_given_all_the_same(staged: Api) -> None:
             path.unlink()
         folder.rmdir()
         with pytest.raises(FileNotFoundError):  # the folder of a deleted job does not come back
-            artifacts.publish_export(staged.settings.jobs_dir, {"path": f"{job_id}/1/x"}, "onnx", content)
+            artifacts.publish_export(artifacts.storage(staged.settings), {"path": f"{job_id}/1/x"}, "onnx", content)
         assert not folder.exists()
         return content
 

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from client.client import ApiError, Client
 from core.jobs.artifacts import checkpoints
+from core.storage import Folder
 from tests.conftest import Server, eventually
 
 RATE = {"schedule": "step_decay", "initial": 0.05, "step_size": 30, "gamma": 0.5, "interval": "step"}
@@ -143,7 +144,7 @@ def test_a_deleted_job_is_gone_with_all_its_files(client: Client, server: Server
     end_of(client, job_id)
     folder = server.home / "jobs" / job_id
     eventually(lambda: (folder / "history.jsonl").exists(), what="its files")
-    assert checkpoints(folder)
+    assert checkpoints(Folder(folder.parent), job_id)
     client.predict([[0.0] * 784], model=job_id)
     job = client.jobs.get(job_id)
     job.delete()

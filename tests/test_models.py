@@ -63,8 +63,8 @@ def leave_model(server: Server, client: Client, trained_job: str) -> Left:
         spec = JobSpec.model_validate(QUICK | {"dataset": dataset})
         async with WorkStore.connect(settings.store_url) as store:
             claim = await claimed(store, await store.submit(spec))
-            folder = artifacts.attempt_dir(settings.jobs_dir, claim.job_id, claim.token)
-            files = {name: artifacts.publish(folder, artifacts.FORMATS[name], it) for name, it in weights.items()}
+            at, folder = artifacts.storage(settings), artifacts.claim_folder(claim.job_id, claim.token)
+            files = {name: artifacts.publish(at, folder, artifacts.FORMATS[name], it) for name, it in weights.items()}
             result = {"test_accuracy": accuracy}
             assert await store.finish(claim, Status.SUCCEEDED, result=result, files=files) == "succeeded"
             return claim.job_id

@@ -21,6 +21,7 @@ from core.jobs import artifacts
 from core.jobs.job import Status
 from core.jobs.store import JobStore, StoredModel
 from core.settings import Settings
+from core.storage import Storage
 from core.training.fused import arrays
 from core.training.predictor import Floats, Predictor
 from tests.conftest import eventually
@@ -177,9 +178,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     real = artifacts.read_verified
 
-    def counted(jobs_dir: Path, file: dict[str, str]) -> bytes:
+    def counted(files: Storage, file: dict[str, str]) -> bytes:
         read.append(file["path"])
-        return real(jobs_dir, file)
+        return real(files, file)
 
     monkeypatch.setattr(artifacts, "read_verified", counted)
     return read

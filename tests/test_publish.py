@@ -22,6 +22,7 @@ from core.jobs.job import Job, Status, new_job_id
 from core.jobs.spool import Spool
 from core.jobs.work import WorkStore
 from core.spec import JobSpec
+from core.storage import Folder
 from core.training.checkpoint import Checkpoint
 from tests.conftest import WithStore
 from worker.resume import resumptions
@@ -38,6 +39,28 @@ STEPS_AN_EPOCH = SPEC.steps_per_epoch
 def job(tmp_path: Path) -> Path:
     """A job's folder."""
     return tmp_path / "jobs" / JOB_ID
+
+
+def placed(path: Path) -> tuple[Folder, str]:
+    """A path below a job's folder, or that itself, as the storage and the name there."""
+    root = path.parents[len(path.parts) - path.parts.index(JOB_ID) - 1]
+    return Folder(root), path.relative_to(root).as_posix()
+
+
+def publish(folder: Path, name: str, content: bytes) -> dict[str, Any]:
+    return artifacts.publish(*placed(folder), name, content)
+
+
+def save(folder: Path, step: int, content: bytes) -> None:
+    artifacts.publish_checkpoint(*placed(folder), step, content)
+
+
+def checkpoints(job: Path) -> list[Path]:
+    return [job.parent / path for path in artifacts.checkpoints(*placed(job))]
+
+
+def read_checkpoint(path: Path) -> bytes:
+    return artifacts.read_checkpoint(*placed(path))
 
 
 # --- the order of effects ----------------------------------------------------------------------------------------------
@@ -62,21 +85,21 @@ def test_a_file_gets_its_name_when_its_bytes_are_on_disk_and_then_the_folders_fo
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(Path, "replace", seen_replace)
-    file = artifacts.publish(folder, NAME, CONTENT)
-    inodes = [path.stat().st_ino for path in (folder / NAME, folder, job, job.parent)]
+    file = publish(folder, NAME, CONTENT)
+    inodes = [path.stat().st_ino for path in (folder / NAME, folder, job, job.parent, job.parent.parent)]
     assert events == [
         ("fsync", inodes[0], False),
         ("name", inodes[0], False),
         *(("fsync", it, True) for it in inodes[1:]),
     ]
-    assert artifacts.read_verified(job.parent, file) == CONTENT
+    assert artifacts.read_verified(Folder(job.parent), file) == CONTENT
 
 
 def test_a_reader_never_sees_a_part_of_a_file_that_is_published_again_and_again(job: Path) -> None:
     contents = [bytes([n]) * (200_000 + 3_000 * n) for n in range(100)]
     folder, done = job / "1", threading.Event()
     seen: list[bytes] = []
-    artifacts.publish(folder, NAME, contents[0])
+    publish(folder, NAME, contents[0])
 
     def read_on() -> None:
         while not done.is_set():
@@ -85,7 +108,7 @@ def test_a_reader_never_sees_a_part_of_a_file_that_is_published_again_and_again(
     reader = threading.Thread(target=read_on)
     reader.start()
     for content in contents:
-        artifacts.publish(folder, NAME, content)
+        publish(folder, NAME, content)
     done.set()
     reader.join()
     assert len(set(seen)) > 10
@@ -95,7 +118,7 @@ def test_a_reader_never_sees_a_part_of_a_file_that_is_published_again_and_again(
 
 def test_a_disk_that_refuses_leaves_the_older_file_and_no_rest(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, fsync = job / "1", os.fsync
-    artifacts.publish(folder, NAME, b"old")
+    publish(folder, NAME, b"old")
 
     def refuse(handle: int) -> None:
         monkeypatch.setattr(os, "fsync", fsync)
@@ -103,7 +126,7 @@ def test_a_disk_that_refuses_leaves_the_older_file_and_no_rest(job: Path, monkey
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="No space"):
-        artifacts.publish(folder, NAME, CONTENT)
+        publish(folder, NAME, CONTENT)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {NAME: b"old"}
 
 
@@ -114,11 +137,11 @@ STEP, CHECKPOINT = 30, b"thirty" * 20_000
 
 
 def publish_model(job: Path) -> None:
-    artifacts.publish(job / "2", NAME, CONTENT)
+    publish(job / "2", NAME, CONTENT)
 
 
 def publish_checkpoint(job: Path) -> None:
-    artifacts.publish_checkpoint(job / "2", STEP, CHECKPOINT)
+    save(job / "2", STEP, CHECKPOINT)
 
 
 def die_at_every_call(action: str, root: Path) -> None:
@@ -156,7 +179,7 @@ def begun(root: Path, name: str) -> Path:
     """A new job that has checkpoints already."""
     job = root / name / JOB_ID
     for step, content in BEGUN:
-        artifacts.publish_checkpoint(job / "1", step, content)
+        save(job / "1", step, content)
     return job
 
 
@@ -195,8 +218,8 @@ def test_a_kill_at_any_moment_leaves_a_model_absent_or_complete(tmp_path: Path) 
         path = job / "2" / NAME
         there.append(path.exists())
         assert not path.exists() or path.read_bytes() == CONTENT
-        assert artifacts.read_verified(job.parent, artifacts.publish(job / "2", NAME, CONTENT)) == CONTENT
-        artifacts.sweep(job, {f"{JOB_ID}/2/{NAME}"}, upto=2)
+        assert artifacts.read_verified(Folder(job.parent), publish(job / "2", NAME, CONTENT)) == CONTENT
+        artifacts.sweep(*placed(job), {f"{JOB_ID}/2/{NAME}"}, upto=2)
         assert [path.name for path in (job / "2").iterdir()] == [NAME]  # what the dead one had begun is gone
     assert there == sorted(there)
     assert there.count(False) > 5
@@ -206,13 +229,13 @@ def test_a_kill_at_any_moment_leaves_a_model_absent_or_complete(tmp_path: Path) 
 def test_a_kill_at_any_moment_leaves_the_checkpoint_before_it_intact(tmp_path: Path) -> None:
     known = {*BEGUN, (STEP, CHECKPOINT)}
     for job in killed_everywhere("checkpoint", tmp_path):
-        found = [(int(path.name[11:20]), artifacts.read_checkpoint(path)) for path in artifacts.checkpoints(job)]
+        found = [(int(path.name[11:20]), read_checkpoint(path)) for path in checkpoints(job)]
         assert set(found) <= known
         assert BEGUN[1] in found
         assert len(found) in (2, 3)
-        artifacts.publish_checkpoint(job / "3", 40, b"forty")
-        assert artifacts.read_checkpoint(artifacts.checkpoints(job)[0]) == b"forty"
-        assert len(artifacts.checkpoints(job)) == artifacts.CHECKPOINTS_KEPT
+        save(job / "3", 40, b"forty")
+        assert read_checkpoint(checkpoints(job)[0]) == b"forty"
+        assert len(checkpoints(job)) == artifacts.CHECKPOINTS_KEPT
 
 
 # --- damage is noticed -------------------------------------------------------------------------------------------------
@@ -233,25 +256,25 @@ DAMAGES = [flip, cut, Path.unlink]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_is_noticed(job: Path, damage: Callable[[Path], None]) -> None:
-    file = artifacts.publish(job / "1", NAME, CONTENT)
+    file = publish(job / "1", NAME, CONTENT)
     damage(job / "1" / NAME)
     with pytest.raises(ArtifactCorrupt):
-        artifacts.read_verified(job.parent, file)
+        artifacts.read_verified(Folder(job.parent), file)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_noticed(job: Path, damage: Callable[[Path], None]) -> None:
-    artifacts.publish_checkpoint(job / "1", 10, CONTENT)
-    (path,) = artifacts.checkpoints(job)
+    save(job / "1", 10, CONTENT)
+    (path,) = checkpoints(job)
     damage(path)
     with pytest.raises(ArtifactCorrupt):
-        artifacts.read_checkpoint(path)
+        read_checkpoint(path)
 
 
 def trained(job: Path, token: int, *steps: int, told_from: int = 0) -> None:
     """What a claim leaves that saved checkpoints at `steps`: them, and a spool with all it told."""
     folder = job / str(token)
-    told = Spool(folder)
+    told = Spool(*placed(folder))
     for step in range(told_from, max(steps)):
         if step % SPEC.log_every == 0:
             point = {
@@ -265,9 +288,9 @@ def trained(job: Path, token: int, *steps: int, told_from: int = 0) -> None:
         if step % STEPS_AN_EPOCH == STEPS_AN_EPOCH - 1:
             told.add({"type": "epoch", "metrics": {"epoch": step // STEPS_AN_EPOCH}})
     told.sync()
-    told._file.close()
+    told.close()
     for step in steps:
-        artifacts.publish_checkpoint(folder, step, checkpoint(step, token).to_bytes())
+        save(folder, step, checkpoint(step, token).to_bytes())
 
 
 def checkpoint(step: int, token: int = 1) -> Checkpoint:
@@ -277,17 +300,17 @@ def checkpoint(step: int, token: int = 1) -> Checkpoint:
 
 def places(job: Path) -> list[tuple[int, int]]:
     """The checkpoints there are: (claim, step), the furthest first."""
-    return [(int(path.parent.name), int(path.name[11:20])) for path in artifacts.checkpoints(job)]
+    return [(int(path.parent.name), int(path.name[11:20])) for path in checkpoints(job)]
 
 
 def ways_on(job: Path) -> list[tuple[int, int]]:
     """Where the job can go on: (claim, step), the furthest first."""
-    return [(found.checkpoint.state["token"], found.checkpoint.step) for found in resumptions(job, SPEC)]
+    return [(found.checkpoint.state["token"], found.checkpoint.step) for found in resumptions(*placed(job), SPEC)]
 
 
 def test_a_job_goes_on_from_its_furthest_checkpoint_with_all_that_was_told(job: Path) -> None:
     trained(job, 1, 500, 730)
-    first, second = resumptions(job, SPEC)
+    first, second = resumptions(*placed(job), SPEC)
     assert (first.checkpoint.step, second.checkpoint.step) == (730, 500)
     assert first.checkpoint.tensors["network.w"].tolist() == [730.0] * 1_000
     block, epoch = first.told
@@ -298,13 +321,13 @@ def test_a_job_goes_on_from_its_furthest_checkpoint_with_all_that_was_told(job: 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job: Path, damage: Callable[[Path], None]) -> None:
     trained(job, 1, 100, 200)
-    damage(artifacts.checkpoints(job)[0])
+    damage(checkpoints(job)[0])
     assert ways_on(job) == [(1, 100)]
 
 
 def test_a_checkpoint_whose_bytes_are_another_format_is_passed_over(job: Path) -> None:
     trained(job, 1, 100)
-    artifacts.publish_checkpoint(job / "1", 200, b"its digest is right, and it is no checkpoint")
+    save(job / "1", 200, b"its digest is right, and it is no checkpoint")
     assert ways_on(job) == [(1, 100)]
 
 
@@ -326,9 +349,9 @@ def test_a_checkpoint_whose_spool_lacks_an_epoch_is_passed_over(job: Path) -> No
 def test_a_spool_is_read_up_to_a_line_that_was_cut_short(job: Path) -> None:
     trained(job, 1, 100)
     path = job / "1" / artifacts.SPOOL
-    messages = spool.read(path)
+    messages = spool.read(*placed(path.parent))
     os.truncate(path, path.stat().st_size - 5)
-    assert spool.read(path) == messages[:-1]
+    assert spool.read(*placed(path.parent)) == messages[:-1]
     assert ways_on(job) == []  # the last point before the checkpoint is not there
 
 
@@ -350,8 +373,8 @@ def test_a_stale_claim_never_removes_what_a_newer_one_wrote(job: Path) -> None:
     trained(job, 2, 20, 30)
     trained(job, 1, 40, 50, 60)  # frozen, thawed, and not yet told that it has lost the job
     assert places(job) == [(2, 30), (2, 20), (1, 60), (1, 50)]
-    (furthest, *_) = (path for path in artifacts.checkpoints(job) if path.parent.name == "2")
-    assert artifacts.read_checkpoint(furthest) == checkpoint(30, 2).to_bytes()
+    (furthest, *_) = (path for path in checkpoints(job) if path.parent.name == "2")
+    assert read_checkpoint(furthest) == checkpoint(30, 2).to_bytes()
     assert (job / "2" / artifacts.SPOOL).exists()
 
 
@@ -363,15 +386,13 @@ def test_a_sweep_leaves_models_and_the_newest_checkpoints_with_their_spools(job:
     (job / "5" / "checkpoint-000000099-of-another-name").write_bytes(b"")
     (job / "5" / ".model.safetensors.123.tmp").write_bytes(b"a part")
     (job / ".job.json.123.tmp").write_bytes(b"a part")
-    Spool(job / "6")._file.close()
-    models = [
-        artifacts.publish(job / token, name, CONTENT) for token in ("3", "5") for name in artifacts.FORMATS.values()
-    ]
+    Spool(*placed(job / "6")).close()
+    models = [publish(job / token, name, CONTENT) for token in ("3", "5") for name in artifacts.FORMATS.values()]
     for name in (artifacts.RECORD, artifacts.HISTORY):
-        artifacts.publish(job, name, b"{}")
-    artifacts.sweep(job, {model["path"] for model in models[2:]}, upto=6)
+        publish(job, name, b"{}")
+    artifacts.sweep(*placed(job), {model["path"] for model in models[2:]}, upto=6)
     left = {str(path.relative_to(job)) for path in job.rglob("*") if path.is_file()}
-    kept = {str(path.relative_to(job)) for path in artifacts.checkpoints(job)}
+    kept = {str(path.relative_to(job)) for path in checkpoints(job)}
     assert places(job) == [(5, 25), (4, 30)]
     assert left == kept | {
         "4/spool.jsonl",
@@ -392,19 +413,19 @@ def test_two_threads_of_a_process_publish_the_same_name(job: Path, monkeypatch: 
 
     def meanwhile(handle: int) -> None:
         monkeypatch.setattr(os, "fsync", fsync)
-        other = threading.Thread(target=artifacts.publish, args=(folder, NAME, b"other"))
+        other = threading.Thread(target=publish, args=(folder, NAME, b"other"))
         other.start()
         other.join()
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", meanwhile)
-    artifacts.publish(folder, NAME, CONTENT)
+    publish(folder, NAME, CONTENT)
     assert (folder / NAME).read_bytes() == CONTENT
 
 
 def test_a_claim_that_had_to_begin_anew_keeps_its_checkpoints(job: Path) -> None:
     trained(job, 1, 500, 600)
-    for path in artifacts.checkpoints(job):
+    for path in checkpoints(job):
         flip(path)
     trained(job, 2, 100)
     assert ways_on(job) == [(2, 100)]
@@ -425,10 +446,10 @@ def test_filing_an_ended_job_leaves_a_newer_claim_alone(with_store: WithStore[An
         await store.extend(job.id, 1)
         claim = await store.claim(job.id, worker="other", lease_s=30)
         assert claim
-        folder = artifacts.attempt_dir(tmp_path, job.id, claim.token)
-        Spool(folder)._file.close()
-        archive._write(tmp_path, raw, [])  # as file_job does, in a thread, when it has read the record before
-        assert (folder / artifacts.SPOOL).exists()
+        folder = artifacts.claim_folder(job.id, claim.token)
+        Spool(Folder(tmp_path), folder).close()
+        archive._write(Folder(tmp_path), raw, [])  # as file_job does, in a thread, when it has read the record before
+        assert (tmp_path / folder / artifacts.SPOOL).exists()
 
     with_store(use)
 
@@ -439,8 +460,8 @@ def test_filing_a_job_that_is_deleted_meanwhile_leaves_no_files(with_store: With
         raw = await store.raw(job.id)
         assert raw
         await store.delete(job.id)
-        await archive.remove_job(store, tmp_path, job.id)
-        archive._write(tmp_path, raw, [])
+        await archive.remove_job(store, Folder(tmp_path), job.id)
+        archive._write(Folder(tmp_path), raw, [])
         await store.filed(raw)
         assert job.id in await store.trash()
         await store.emptied(job.id)
@@ -453,9 +474,9 @@ def test_a_deleted_job_is_not_restored_from_files_that_still_wait_to_go(
 ) -> None:
     async def use(store: WorkStore) -> None:
         job = await ended(store)
-        await archive.file_job(store, tmp_path, job.id)
+        await archive.file_job(store, Folder(tmp_path), job.id)
         await store.delete(job.id)
-        outcome = await archive.reindex(store, tmp_path)
+        outcome = await archive.reindex(store, Folder(tmp_path))
         await store.emptied(job.id)
         assert outcome[job.id] != "restored"
 
@@ -475,7 +496,7 @@ def test_a_job_that_is_deleted_while_its_points_are_read_has_no_files(
             return found
 
         monkeypatch.setattr(store, "raw", then_deleted)
-        await archive.file_job(store, tmp_path, job.id)
+        await archive.file_job(store, Folder(tmp_path), job.id)
         assert not (tmp_path / job.id).exists()
         assert job.id not in await store.trash()
 
@@ -511,12 +532,12 @@ def test_a_record_with_a_damaged_field_is_not_restored(with_store: WithStore[Any
     async def use(store: WorkStore) -> None:
         for field in ("steps_done", "created_ms", "spec_hash"):
             job = await ended(store)
-            await archive.file_job(store, tmp_path, job.id)
+            await archive.file_job(store, Folder(tmp_path), job.id)
             await store.delete(job.id)
             await store.emptied(job.id)
             path = tmp_path / job.id / artifacts.RECORD
             path.write_text(path.read_text().replace(f'"{field}"', '"damaged"'))
-            assert (await archive.reindex(store, tmp_path))[job.id].startswith("not restored")
+            assert (await archive.reindex(store, Folder(tmp_path)))[job.id].startswith("not restored")
 
     with_store(use)
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-MOVES, ARTIFACTS = "core/jobs/moves.lua", "core/jobs/artifacts.py"
+MOVES, ARTIFACTS, STORAGE = "core/jobs/moves.lua", "core/jobs/artifacts.py", "core/storage.py"
 FENCE = "tests/test_store.py::test_a_stale_claim_writes_nothing"
 ATTEMPTS = "tests/test_store.py::test_attempts_are_counted_and_end_in_worker_lost"
 ORDER = "tests/test_publish.py::test_a_file_gets_its_name_when_its_bytes_are_on_disk_and_then_the_folders_follow"
@@ -24,18 +24,18 @@ DAMAGED_MODEL = "tests/test_publish.py::test_a_damaged_model_is_noticed"
 DAMAGED_CHECKPOINT = "tests/test_publish.py::test_a_damaged_checkpoint_is_passed_over_for_the_one_before"
 GUARDS = (FENCE, ATTEMPTS, ORDER, KILLS, READER, DAMAGED_MODEL, DAMAGED_CHECKPOINT)
 
-SAFE_PUBLISHING = """        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+SAFE_PUBLISHING = """            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
 """
 SABOTAGES = {  # what is missing -> (file, the text there, what stands there instead, the tests that notice)
     "no fence": (MOVES, "return record[2] == token and HELD[record[1]]", "return HELD[record[1]]", (FENCE,)),
     "no count at the claim": (MOVES, "    redis.call('HINCRBY', key(id), 'attempt', 1)\n", "", (ATTEMPTS,)),
     "no limit of attempts": (MOVES, "'attempt')) >= tonumber(max_attempts)", "'attempt')) < 0", (ATTEMPTS,)),
-    "no fsync": (ARTIFACTS, "            os.fsync(file.fileno())\n", "", (ORDER,)),
-    "no rename": (ARTIFACTS, SAFE_PUBLISHING, "        (folder / name).write_bytes(content)\n", (ORDER, KILLS, READER)),
+    "no fsync": (STORAGE, "                os.fsync(file.fileno())\n", "", (ORDER,)),
+    "no rename": (STORAGE, SAFE_PUBLISHING, "            path.write_bytes(content)\n", (ORDER, KILLS, READER)),
     "no digest": (
         ARTIFACTS,
         "if hashlib.sha256(content).hexdigest() != sha256:",

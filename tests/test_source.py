@@ -14,7 +14,7 @@ from core.settings import Settings
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for top in ("api", "client", "core", "worker") for path in (ROOT / top).rglob("*.py"))
 
-HEAVY = {"paddle", "redis", "celery", "fastapi", "uvicorn", "matplotlib", "httpx2", "typer"}
+HEAVY = {"paddle", "redis", "celery", "fastapi", "uvicorn", "matplotlib", "httpx2", "typer", "s3fs", "fsspec"}
 OURS = {"api", "worker", "client"}
 CLIENT = {
     f"client.{part}" for part in ("answers", "asynchronous", "calls", "client", "errors", "transfers", "views", "wire")
@@ -25,6 +25,8 @@ ALLOWED = {  # module -> what of HEAVY and OURS it may load; everything else of 
     "core.configurations": set(),
     "core.settings": set(),
     "core.redis_address": set(),
+    "core.storage": set(),
+    "core.remote": set(),
     "core.processes": set(),
     "core.devices": set(),
     "core.training.datasets": set(),
@@ -109,11 +111,16 @@ def test_a_module_loads_only_what_it_may(module: str) -> None:
     assert loaded <= ALLOWED[module]
 
 
+def test_what_speaks_to_object_stores_has_one_home() -> None:
+    spoken = re.compile(r"^\s*(?:from|import) (?:fsspec|s3fs|botocore|aiohttp)", re.MULTILINE)
+    assert [path.name for path in SOURCES if spoken.search(path.read_text())] == ["remote.py"]
+
+
 def test_the_api_starts_without_training_code() -> None:
     code = "import sys; from api.app import create_app; create_app(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = set(done.stdout.split())
-    assert not loaded & {"paddle", "numpy", "core.training.trainer", "core.training.network"}
+    assert not loaded & {"paddle", "numpy", "core.training.trainer", "core.training.network", "s3fs", "fsspec"}
 
 
 def called(tree: ast.AST) -> set[str]:

@@ -16,6 +16,7 @@ from core.jobs.job import WORKER_LOST, Job, Status
 from core.jobs.sweeps import Standing, Sweep, SweepStore
 from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
+from core.storage import Folder
 from core.sweep import Asha, SweepSpec
 from tests.conftest import Server, WithStore, eventually
 
@@ -247,16 +248,16 @@ def test_a_pause_does_not_save_a_hopeless_run_and_a_lost_database_remembers_the_
         await store.pause(claims[2].job_id)
         assert await store.end_epoch(claims[2], {"epoch": 0, "valid_accuracy": 0.1}) == "cancel"
         for job_id in sweep.job_ids:
-            await archive.file_job(store, tmp_path, job_id)
-        await archive.file_sweep(store, tmp_path, sweep.id)
+            await archive.file_job(store, Folder(tmp_path), job_id)
+        await archive.file_sweep(store, Folder(tmp_path), sweep.id)
         rung = f"descent:sweep:{sweep.id}:rung:1"
         before = await store.database.redis.zrange(rung, 0, -1, withscores=True)
         await store.database.redis.flushdb()
         for token in "12":  # a job that runs has its epochs in its spool
-            folder = artifacts.attempt_dir(tmp_path, sweep.job_ids[int(token) - 1], "1")
+            folder = artifacts.claim_folder(sweep.job_ids[int(token) - 1], "1")
             message = {"type": "epoch", "metrics": {"epoch": 0, "valid_accuracy": 0.9}}
-            artifacts.publish(folder, artifacts.SPOOL, json.dumps(message).encode() + b"\n")
-        await archive.reindex(store, tmp_path)
+            artifacts.publish(Folder(tmp_path), folder, artifacts.SPOOL, json.dumps(message).encode() + b"\n")
+        await archive.reindex(store, Folder(tmp_path))
         assert await store.database.redis.zrange(rung, 0, -1, withscores=True) == before[1:]
 
     with_store(story)
@@ -305,14 +306,14 @@ def test_a_lost_database_gets_its_sweeps_back(with_store: WithStore[None], tmp_p
         claim = await claimed(store, sweep.job_ids[0], "w")
         assert claim
         for job_id in sweep.job_ids:
-            await archive.file_job(store, tmp_path, job_id)
+            await archive.file_job(store, Folder(tmp_path), job_id)
         await sweeps.cancel(sweep.id)
         await store.finish(claim, Status.SUCCEEDED)
-        await archive.file_sweep(store, tmp_path, sweep.id)
+        await archive.file_sweep(store, Folder(tmp_path), sweep.id)
         assert sweep.id not in await store.unfiled()
         before = await sweeps.get(sweep.id)
         await store.database.redis.flushdb()
-        outcome = await archive.reindex(store, tmp_path)
+        outcome = await archive.reindex(store, Folder(tmp_path))
         assert set(outcome) == {sweep.id, *sweep.job_ids}
         assert set(outcome.values()) == {"restored"}
         assert await sweeps.get(sweep.id) == before
@@ -320,10 +321,10 @@ def test_a_lost_database_gets_its_sweeps_back(with_store: WithStore[None], tmp_p
         assert len(active) == 2
         assert active == moving
         assert len(held) == 2
-        assert await archive.reindex(store, tmp_path) == dict.fromkeys(outcome, "exists")
+        assert await archive.reindex(store, Folder(tmp_path)) == dict.fromkeys(outcome, "exists")
         await sweeps.cancel(sweep.id)
         await sweeps.delete(sweep.id)
-        await archive.file_sweep(store, tmp_path, sweep.id)
+        await archive.file_sweep(store, Folder(tmp_path), sweep.id)
         assert not list(tmp_path.glob("sweep_*"))
 
     with_store(story)

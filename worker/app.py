@@ -18,7 +18,7 @@ from celery import Celery, signals
 
 from core.devices import Slot, slots
 from core.errors import StackError, Unavailable
-from core.jobs import broker
+from core.jobs import artifacts, broker
 from core.jobs.access import refuse_without_access
 from core.jobs.job import Status
 from core.jobs.store import Doorbell
@@ -129,6 +129,7 @@ def main(slot: str = "") -> None:
     settings = read_settings()
     configure_logging(settings.log_level)
     refuse_without_access(settings, "descent-worker")
+    artifacts.require_storage(settings, must_answer=False)
     all_slots = slots(settings)
     if slot or len(all_slots) == 1:
         _work(settings, all_slots[int(slot or 1) - 1])

@@ -9,7 +9,6 @@ import logging
 import random
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from core.errors import Unavailable
@@ -18,6 +17,7 @@ from core.jobs.job import WORKER_LOST
 from core.jobs.store import Doorbell
 from core.jobs.work import WorkStore
 from core.settings import Settings
+from core.storage import Storage
 
 _RUNG_AT_A_TIME = 5000  # jobs of a queue: some seconds
 
@@ -29,34 +29,51 @@ async def keep_reconciling(
 ) -> None:
     """Reconcile until `stopping`, and announce the worker: what it says of itself."""
     name, info = f"{worker['host']}:{worker['pid']}", worker
-    scan_at = 0.0
+    files, scan_at = artifacts.storage(settings), 0.0
+    filing: asyncio.Task[None] | None = None
     while not stopping.is_set():
         try:
             await store.announce(name, alive_s=3 * settings.beat_s, info=info)
             if time.monotonic() >= scan_at:
                 scan_at = time.monotonic() + settings.scan_s
-                await reconcile(store, doorbell, settings.jobs_dir, scan_s=settings.scan_s)
+                await reconcile(store, doorbell, scan_s=settings.scan_s)
+                if filing and filing.done():
+                    filing.result()  # what nobody foresaw ends the worker
+                if filing is None or filing.done():  # by itself: a storage that is away takes its time to say so
+                    filing = asyncio.create_task(bring_files_up_to_date(store, files, limit_s=settings.scan_s / 10))
         except Unavailable as error:
             log.warning("cannot reconcile", extra={"reason": str(error)})
         await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
     with contextlib.suppress(Unavailable):
         await store.announce(name, alive_s=0, info=info)
+    if filing:
+        await filing
 
 
-async def reconcile(store: WorkStore, doorbell: Doorbell, jobs_dir: Path, *, scan_s: float) -> None:
-    """Queue jobs whose lease ran out again, ring for queued jobs whose message is lost, bring the files up to date."""
+async def bring_files_up_to_date(store: WorkStore, files: Storage, *, limit_s: float) -> None:
+    """Write the files of jobs and sweeps that have changed, those of deleted ones go; no more is begun after `limit_s`."""
+    began = time.monotonic()
+    try:
+        unfiled = await store.unfiled()
+        random.shuffle(unfiled)  # a job whose files cannot be written must not keep the others waiting
+        for job_id in unfiled:
+            file = archive.file_sweep if artifacts.SWEEP_ID.fullmatch(job_id) else archive.file_job
+            await file(store, files, job_id)
+            if time.monotonic() - began > limit_s:
+                break
+        for job_id in await store.trash():
+            await archive.remove_job(store, files, job_id)
+            if time.monotonic() - began > 2 * limit_s:
+                break
+    except Unavailable as error:
+        log.warning("cannot bring the jobs' files up to date", extra={"reason": str(error)})
+
+
+async def reconcile(store: WorkStore, doorbell: Doorbell, *, scan_s: float) -> None:
+    """Queue jobs whose lease ran out again, and ring for queued jobs whose message is lost."""
     for job_id in await store.overdue():
         status = await store.retry(job_id, None, WORKER_LOST)
         log.warning("lease ran out", extra={"job_id": job_id, "status": status})
-    unfiled, began = await store.unfiled(), time.monotonic()
-    random.shuffle(unfiled)  # a job whose files cannot be written must not keep the others waiting
-    for job_id in unfiled:
-        file = archive.file_sweep if artifacts.SWEEP_ID.fullmatch(job_id) else archive.file_job
-        await file(store, jobs_dir, job_id)
-        if time.monotonic() - began > scan_s / 10:  # nor leases, for a slow disk
-            break
-    for job_id in await store.trash():
-        await archive.remove_job(store, jobs_dir, job_id)
     for job_id in await store.released():
         await store.ring(job_id, doorbell=doorbell)
     for queue in await store.short_queues():

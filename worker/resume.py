@@ -2,12 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from core.errors import ArtifactCorrupt
 from core.jobs import artifacts, spool
 from core.jobs.spool import Message
 from core.spec import JobSpec
+from core.storage import Storage
 from core.training.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -21,15 +21,18 @@ class Resumption:
     told: list[Message]
 
 
-def resumptions(job: Path, spec: JobSpec) -> list[Resumption]:
-    """Where the job can go on, the best first; empty when it must begin anew. Damaged checkpoints are passed over."""
+def resumptions(files: Storage, job_id: str, spec: JobSpec) -> list[Resumption]:
+    """Where the job can go on, the best first; empty when it must begin anew. Damaged checkpoints are passed over.
+
+    Raises StorageAway.
+    """
     found = []
-    for path in artifacts.checkpoints(job):
+    for path in artifacts.checkpoints(files, job_id):
         try:
-            checkpoint = Checkpoint.from_bytes(artifacts.read_checkpoint(path))
-            told = _told_before(checkpoint, spool.read(path.parent / artifacts.SPOOL), spec)
+            checkpoint = Checkpoint.from_bytes(artifacts.read_checkpoint(files, path))
+            told = _told_before(checkpoint, spool.read(files, path.rpartition("/")[0]), spec)
         except (ArtifactCorrupt, ValueError, KeyError, TypeError) as error:
-            log.warning("checkpoint passed over", extra={"job_id": job.name, "file": path.name, "reason": repr(error)})
+            log.warning("checkpoint passed over", extra={"job_id": job_id, "file": path, "reason": repr(error)})
             continue
         found.append(Resumption(checkpoint=checkpoint, told=told))
     return found

@@ -59,7 +59,7 @@ async def run_job(
     ended = await Supervisor(claim, store, settings, stopping).run(await standby.take())
     log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
     with contextlib.suppress(Unavailable):  # then the reconciler does it
-        await archive.file_job(store, settings.jobs_dir, job_id)
+        await archive.file_job(store, artifacts.storage(settings), job_id)
     return ended
 
 
@@ -100,9 +100,9 @@ class Supervisor:
 
     async def _assign(self, process: asyncio.subprocess.Process) -> None:
         claim = self._claim
-        folder = artifacts.attempt_dir(self._settings.jobs_dir, claim.job_id, claim.token)
+        folder = artifacts.claim_folder(claim.job_id, claim.token)
         assignment = Assignment(
-            job_id=claim.job_id, spec=claim.spec.model_dump(), folder=str(folder), last_step=claim.last_step
+            job_id=claim.job_id, spec=claim.spec.model_dump(), folder=folder, last_step=claim.last_step
         )
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):  # it died at once: the end of its output says so

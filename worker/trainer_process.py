@@ -18,24 +18,31 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from core.errors import TrainingError
+from core.errors import StorageAway, TrainingError
 from core.jobs import artifacts
 from core.jobs.spool import Message, Spool
 from core.settings import Settings, configure_logging
 from core.spec import TRAIN_IMAGES, JobSpec
+from core.storage import storage_at
 from core.training import export, runtime
 
 if TYPE_CHECKING:
+    from core.training.checkpoint import Checkpoint
     from core.training.datasets import Dataset
     from core.training.fused.layer import Kernel
     from core.training.network import Weights
     from core.training.progress import Progress
 
+T = TypeVar("T")
+
 _POINTS_A_LINE = 10_000
+_PAUSE_S = 1.0  # before the storage is asked again
+_SHARE_WAITING = 0.1  # of the time, at most, for checkpoints that cannot be kept
 _METRICS = ("valid_accuracy", "test_accuracy", "final_loss")  # of a result, those that the clock has no part in
 
 log = logging.getLogger(__name__)
@@ -53,6 +60,8 @@ class Setup:
     kernels: str | None
     cache: str
     datasets: str | None
+    data_mirror: str | None
+    artifacts: str
     log_level: str
 
     @classmethod
@@ -66,6 +75,8 @@ class Setup:
             kernels=str(settings.kernels) if settings.kernels else None,
             cache=str(settings.cache_dir),
             datasets=str(settings.datasets) if settings.datasets else None,
+            data_mirror=settings.data_mirror,
+            artifacts=settings.artifacts_at,
             log_level=settings.log_level,
         )
 
@@ -80,7 +91,7 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One job: its spec, the folder that this claim writes to, and the last step whose loss is stored already."""
+    """One job: its spec, where this claim writes to, and the last step whose loss is stored already."""
 
     job_id: str
     spec: dict[str, Any]
@@ -114,6 +125,7 @@ def _get_ready(setup: Setup) -> "Kernel | None":
 
     prebuilt = Path(setup.kernels) if setup.kernels else None
     kernel = fused.load(Path(setup.cache) / "kernels", wanted=setup.kernel == "fused", prebuilt=prebuilt)
+    storage_at(setup.artifacts, setting="DESCENT_ARTIFACTS")  # an object store's library takes half a second to import
     with contextlib.suppress(TrainingError):
         place = trainer.select_device(setup.paddles(setup.device))
         trainer.warm_up(kernel if place == "cpu" else None)
@@ -139,8 +151,9 @@ class Job:
         device = setup.device if spec.device == "auto" else spec.device
         self._spec = spec.model_copy(update={"device": setup.paddles(device)})
         self._setup, self._assignment, self._kernel, self._out = setup, assignment, kernel, out
-        self._folder = Path(assignment.folder)
+        self._files = storage_at(setup.artifacts, setting="DESCENT_ARTIFACTS")
         self._stopping = False
+        self._next_save_at = 0.0
 
     def work(self) -> None:
         """Train, and say how it went, whatever happens. Only a process that died says nothing."""
@@ -150,6 +163,8 @@ class Job:
             self._fail(error.code, str(error), error.step)
         except BrokenPipeError:
             return  # the supervisor is gone; nobody listens
+        except StorageAway:  # we are to leave, and cannot save anything
+            self._send("stopped", files=None)
         except OSError as error:  # a full disk, a folder that cannot be written
             self._fail("internal", f"the trainer's files: {error.strerror or error}")
         except MemoryError:
@@ -169,7 +184,8 @@ class Job:
         trainer.select_device(self._spec.device)  # a missing device is reported before a data set is fetched
         data = _load(self._spec.dataset, self._setup)
         _load.cache_clear()  # the other data sets are not needed
-        spool = Spool(self._folder)
+        signal.signal(signal.SIGTERM, self._stop)
+        spool = self._insist(lambda: Spool(self._files, self._assignment.folder))
         for progress in self._begin(data, spool):
             match progress:
                 case Started():
@@ -182,14 +198,12 @@ class Job:
                 case EpochEnd():
                     spool.add(self._send("epoch", metrics=_finite(dataclasses.asdict(progress))))
                 case Checkpoint():
-                    spool.sync()
-                    artifacts.publish_checkpoint(self._folder, progress.step, progress.to_bytes())
+                    self._save(progress, spool)
                     if self._stopping:
                         metrics = (
                             {"valid_accuracy": progress.state["valid_accuracy"]} if progress.state["epoch"] else {}
                         )
-                        files = self._publish(progress.part("network"), progress.step, metrics)
-                        self._send("stopped", step=progress.step, files=files)
+                        self._send("stopped", files=self._publish(progress.part("network"), progress.step, metrics))
                         return
                 case Finished():
                     result = _finite(dataclasses.asdict(progress))
@@ -204,8 +218,8 @@ class Job:
         from core.training import trainer
         from worker.resume import resumptions
 
-        signal.signal(signal.SIGTERM, self._stop)
-        for found in [*resumptions(self._folder.parent, self._spec), None]:
+        job_id = self._assignment.job_id
+        for found in [*self._insist(lambda: resumptions(self._files, job_id, self._spec)), None]:
             run = trainer.train(
                 self._spec,
                 data,
@@ -219,7 +233,7 @@ class Job:
             except ValueError as error:
                 if found is None:
                     raise
-                log.warning("cannot resume", extra={"job_id": self._assignment.job_id, "reason": str(error)})
+                log.warning("cannot resume", extra={"job_id": job_id, "reason": str(error)})
                 continue
             for message in found.told if found else []:
                 spool.add(message)
@@ -239,12 +253,44 @@ class Job:
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
+    def _save(self, checkpoint: "Checkpoint", spool: Spool) -> None:
+        """Keep a checkpoint. While the storage is away the training goes on, and seldom waits for it: a later one will do."""
+        began = time.monotonic()
+        if began < self._next_save_at and not self._stopping:
+            return
+        try:
+            spool.sync()
+            content = checkpoint.to_bytes()
+            artifacts.publish_checkpoint(self._files, self._assignment.folder, checkpoint.step, content)
+        except StorageAway as error:
+            log.warning("no checkpoint", extra={"job_id": self._assignment.job_id, "reason": str(error)})
+            self._next_save_at = began + (time.monotonic() - began) / _SHARE_WAITING
+
     def _publish(self, weights: "Weights", step: int, metrics: dict[str, float | None]) -> dict[str, Any]:
         from core.training.network import to_pdparams
 
         safetensors = export.to_safetensors(weights, self._spec, step=step, metrics=metrics)
-        contents = {"pdparams": to_pdparams(weights), "safetensors": safetensors}
-        return {name: artifacts.publish(self._folder, artifacts.FORMATS[name], it) for name, it in contents.items()}
+        contents = {artifacts.FORMATS["pdparams"]: to_pdparams(weights), artifacts.FORMATS["safetensors"]: safetensors}
+
+        def publish() -> list[dict[str, Any]]:
+            folder = self._assignment.folder
+            return [artifacts.publish(self._files, folder, name, content) for name, content in contents.items()]
+
+        return dict(zip(artifacts.FORMATS, self._insist(publish), strict=True))
+
+    def _insist(self, act: Callable[[], T]) -> T:
+        """Try again and again while the storage is away: a job loses nothing by waiting, and its time limit counts.
+
+        Raises StorageAway when we are to stop.
+        """
+        while True:
+            try:
+                return act()
+            except StorageAway as error:
+                if self._stopping:
+                    raise
+                log.warning("waiting for the storage", extra={"job_id": self._assignment.job_id, "reason": str(error)})
+            time.sleep(_PAUSE_S)
 
     def _send(self, type: str, **fields: Any) -> Message:
         message = {"type": type, **fields}
@@ -261,7 +307,7 @@ def _folder(setup: Setup) -> Path | None:
 def _load(name: str, setup: Setup) -> "Dataset":
     from core.training import datasets
 
-    return datasets.load(name, cache=Path(setup.cache), folder=_folder(setup))
+    return datasets.load(name, cache=Path(setup.cache), folder=_folder(setup), mirror=setup.data_mirror)
 
 
 def _point(point: Any) -> dict[str, Any]:

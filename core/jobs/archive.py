@@ -9,16 +9,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from core.errors import ArtifactCorrupt, InvalidRequest, NotFound
+from core.errors import ArtifactCorrupt, InvalidRequest, NotFound, StorageAway
 from core.jobs import artifacts, names, spool
 from core.jobs.job import Status
 from core.jobs.record import summary_of, to_json
 from core.jobs.store import JobStore, RawJob
 from core.jobs.sweeps import SweepStore
 from core.jobs.work import WorkStore
+from core.storage import Storage
 from core.sweep import SweepSpec
 
 FORMAT = 1
@@ -36,20 +36,20 @@ _DECODED = (
 log = logging.getLogger(__name__)
 
 
-async def file_job(store: WorkStore, jobs_dir: Path, job_id: str) -> None:
-    """Bring a job's files up to date; those of one that is deleted go. A disk that refuses is tried again at the next scan.
+async def file_job(store: WorkStore, files: Storage, job_id: str) -> None:
+    """Bring a job's files up to date; those of one that is deleted go. A storage that refuses is tried again at the next scan.
 
     Raises Unavailable.
     """
     job = await store.raw(job_id)
     if job is None:
-        await remove_job(store, jobs_dir, job_id)
+        await remove_job(store, files, job_id)
         return
     try:
         points = await _all_points(store, job_id) if job.status.terminal else None
-        await asyncio.to_thread(_write, jobs_dir, job, points)
+        await asyncio.to_thread(_write, files, job, points)
     except (NotFound, InvalidRequest):  # it was deleted meanwhile
-        await remove_job(store, jobs_dir, job_id)
+        await remove_job(store, files, job_id)
         return
     except OSError as error:
         log.warning("the job's files cannot be written", extra={"job_id": job_id, "reason": str(error)})
@@ -57,27 +57,26 @@ async def file_job(store: WorkStore, jobs_dir: Path, job_id: str) -> None:
     await store.filed(job)
 
 
-async def file_sweep(store: WorkStore, jobs_dir: Path, sweep_id: str) -> None:
+async def file_sweep(store: WorkStore, files: Storage, sweep_id: str) -> None:
     """Write a sweep's file, or remove it when the sweep was deleted. Raises Unavailable."""
     sweeps = SweepStore(store.database)
     sweep = await sweeps.raw(sweep_id)
     if sweep is None:
-        await remove_job(store, jobs_dir, sweep_id)
+        await remove_job(store, files, sweep_id)
         return
-    path = artifacts.sweep_file(jobs_dir, sweep_id)
     content = json.dumps({"format": FORMAT, "id": sweep_id, **sweep}, indent=1, ensure_ascii=False).encode()
     try:
-        await asyncio.to_thread(artifacts.publish, path.parent, path.name, content)
+        await asyncio.to_thread(files.put, artifacts.sweep_file(sweep_id), content)
     except OSError as error:
         log.warning("the sweep's file cannot be written", extra={"sweep_id": sweep_id, "reason": str(error)})
         return
     await sweeps.filed(sweep_id, sweep["record"].get("cancelled_ms", ""))
 
 
-async def remove_job(store: JobStore, jobs_dir: Path, job_id: str) -> None:
-    """Remove the files of a deleted job. A disk that refuses is tried again at the next scan. Raises Unavailable."""
+async def remove_job(store: JobStore, files: Storage, job_id: str) -> None:
+    """Remove the files of a deleted job. A storage that refuses is tried again at the next scan. Raises Unavailable."""
     try:
-        await asyncio.to_thread(artifacts.remove, jobs_dir, job_id)
+        await asyncio.to_thread(artifacts.remove, files, job_id)
     except OSError as error:
         log.warning("the job's files cannot be removed", extra={"job_id": job_id, "reason": str(error)})
         return
@@ -93,81 +92,86 @@ async def _all_points(store: WorkStore, job_id: str) -> list[str]:
             return points
 
 
-def _write(jobs_dir: Path, job: RawJob, points: list[str] | None) -> None:
-    folder = artifacts.job_dir(jobs_dir, job.job_id)
+def _write(files: Storage, job: RawJob, points: list[str] | None) -> None:
+    folder = artifacts.job_folder(job.job_id)
     record: dict[str, Any] = {name: json.loads(text) if name in _DECODED else text for name, text in job.record.items()}
     content: dict[str, Any] = {"format": FORMAT, "id": job.job_id, "record": record}
     content |= {name: [json.loads(text) for text in getattr(job, name)] for name in ("transitions", "epochs")}
     if points is not None:
         history = "".join(f"{point}\n" for point in points).encode()
         content["history"] = {"points": len(points), "sha256": hashlib.sha256(history).hexdigest()}
-        artifacts.publish(folder, artifacts.HISTORY, history)
-    artifacts.publish(folder, artifacts.RECORD, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        artifacts.publish(files, folder, artifacts.HISTORY, history)
+    artifacts.publish(files, folder, artifacts.RECORD, json.dumps(content, indent=1, ensure_ascii=False).encode())
     if job.status.terminal:
         published = [file for name in ("model", "partial") if name in record for file in record[name].values()]
-        artifacts.sweep(folder, {file["path"] for file in published}, upto=int(record["token"]))
+        artifacts.sweep(files, job.job_id, {file["path"] for file in published}, upto=int(record["token"]))
 
 
-async def reindex(store: WorkStore, jobs_dir: Path) -> dict[str, str]:
+async def reindex(store: WorkStore, files: Storage) -> dict[str, str]:
     """Store every sweep and job anew that has files and no record. Returns what became of each: restored, exists, deleted,
     or why not.
 
-    A job that had not ended is queued again, with the history its last trainer told. Raises Unavailable.
+    A job that had not ended is queued again, with the history its last trainer told. Raises Unavailable, StorageAway.
     """
-    outcome = await _reindex_sweeps(store, jobs_dir)
-    for folder in sorted(jobs_dir.iterdir()) if jobs_dir.exists() else []:
-        if not artifacts.JOB_ID.fullmatch(folder.name):
-            continue
+    tops = {path.partition("/")[0] for path in await asyncio.to_thread(files.find)}
+    outcome = await _reindex_sweeps(store, files, [name for name in sorted(tops) if name.endswith(".json")])
+    for job_id in sorted(name for name in tops if artifacts.JOB_ID.fullmatch(name)):
         try:
-            job, points = await asyncio.to_thread(_read, folder)
+            job, points = await asyncio.to_thread(_read, files, job_id)
+        except StorageAway:
+            raise
         except (OSError, ValueError, KeyError, TypeError, ArtifactCorrupt) as error:
-            outcome[folder.name] = f"not restored: {error or type(error).__name__}"
+            outcome[job_id] = f"not restored: {error or type(error).__name__}"
             continue
-        outcome[folder.name] = await store.restore(job, points)
+        outcome[job_id] = await store.restore(job, points)
     return outcome
 
 
-async def _reindex_sweeps(store: WorkStore, jobs_dir: Path) -> dict[str, str]:
+async def _reindex_sweeps(store: WorkStore, files: Storage, names: Sequence[str]) -> dict[str, str]:
     sweeps, outcome = SweepStore(store.database), {}
-    for path in sorted(jobs_dir.glob("sweep_*.json")):
-        if not artifacts.SWEEP_ID.fullmatch(path.stem):
+    for name in names:
+        sweep_id = name.removesuffix(".json")
+        if not artifacts.SWEEP_ID.fullmatch(sweep_id):
             continue
         try:
-            content = json.loads(await asyncio.to_thread(path.read_text))
-            if (content["format"], content["id"]) != (FORMAT, path.stem):
+            content = json.loads(await asyncio.to_thread(files.get, name))
+            if (content["format"], content["id"]) != (FORMAT, sweep_id):
                 raise ValueError("it is of another format or another sweep")
             SweepSpec.model_validate(content["record"]["spec"])  # raises for what could not be shown
-            outcome[path.stem] = await sweeps.restore(path.stem, content["record"], content["jobs"])
+            outcome[sweep_id] = await sweeps.restore(sweep_id, content["record"], content["jobs"])
+        except StorageAway:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            outcome[path.stem] = f"not restored: {error or type(error).__name__}"
+            outcome[sweep_id] = f"not restored: {error or type(error).__name__}"
     return outcome
 
 
-def _read(folder: Path) -> tuple[RawJob, list[str]]:
+def _read(files: Storage, job_id: str) -> tuple[RawJob, list[str]]:
     """A job and its points from its files. Raises OSError, ValueError, KeyError, TypeError or ArtifactCorrupt."""
-    content = json.loads((folder / artifacts.RECORD).read_text())
-    if (content["format"], content["id"]) != (FORMAT, folder.name):
+    content = json.loads(files.get(f"{job_id}/{artifacts.RECORD}"))
+    if (content["format"], content["id"]) != (FORMAT, job_id):
         raise ValueError(f"{artifacts.RECORD} is of another format or another job")
     record = {name: to_json(value) if name in _DECODED else value for name, value in content["record"].items()}
-    summary_of(folder.name, record, None)  # raises for what could not be shown
+    summary_of(job_id, record, None)  # raises for what could not be shown
     if not all(names.STORED.fullmatch(alias) for alias in content["record"].get("aliases", {})):
         raise ValueError("it has an alias that is none")
-    record["token"] = str(max(int(record["token"]), artifacts.newest_token(folder)))
+    newest = artifacts.newest_token(files, job_id)
+    record["token"] = str(max(int(record["token"]), newest))
     if "history" in content and Status(record["status"]).terminal:
-        history = (folder / artifacts.HISTORY).read_bytes()
+        history = files.get(f"{job_id}/{artifacts.HISTORY}")
         if hashlib.sha256(history).hexdigest() != content["history"]["sha256"]:
             raise ArtifactCorrupt(f"{artifacts.HISTORY} does not match its digest")
         points, epochs = history.decode().splitlines(), content["epochs"]
     else:
-        points, epochs = _told(folder)
+        points, epochs = _told(files, artifacts.claim_folder(job_id, str(newest)))
         record |= _summary_of(points)
     texts = [to_json(entry) for entry in content["transitions"]], [to_json(entry) for entry in epochs]
-    return RawJob(job_id=folder.name, record=record, transitions=texts[0], epochs=texts[1]), points
+    return RawJob(job_id=job_id, record=record, transitions=texts[0], epochs=texts[1]), points
 
 
-def _told(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The points and epochs in the spool of the job's newest claim; a later trainer adds what is not there."""
-    messages = spool.read(folder / str(artifacts.newest_token(folder)) / artifacts.SPOOL)
+def _told(files: Storage, folder: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The points and epochs in the spool of a job's newest claim, or in none; a later trainer adds what is not there."""
+    messages = spool.read(files, folder)
     points = [to_json(point) for m in messages if m["type"] == "block" for point in m["points"]]
     return points, [m["metrics"] for m in messages if m["type"] == "epoch"]
 

