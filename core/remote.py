@@ -234,7 +234,16 @@ def _s3(setting: str) -> tuple[Any, tuple[type[Exception], ...]]:
             f"{setting} is an s3:// address, and what speaks to those is not installed: pip install s3fs"
         ) from error
     limits = {"connect_timeout": _CONNECT_S, "read_timeout": _SILENCE_S, "retries": {"total_max_attempts": 1}}
-    fs = S3FileSystem(config_kwargs=limits, use_listings_cache=False, skip_instance_cache=True, max_concurrency=1)
+    region = (
+        {"region_name": os.environ["AWS_REGION"]} if os.environ.get("AWS_REGION") else {}
+    )  # botocore asks for the other
+    fs = S3FileSystem(
+        config_kwargs=limits,
+        client_kwargs=region,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        max_concurrency=1,
+    )
     fs.retries = 1  # we try again
     return fs, (OSError, BotoCoreError, ClientError)
 
