@@ -66,6 +66,12 @@ def _outcome(job: "JobData", found: Mapping[str, Any] | None) -> Iterator[tuple[
     yield "model", f"ready, {model['size_bytes']:,} bytes" if model["ready"] and model["size_bytes"] else ""
 
 
+def waits_for(job: "JobData") -> str:
+    """What no live worker has that a queued job needs."""
+    waiting = job.get("waiting_for")
+    return waiting["en"] if waiting else ""
+
+
 def _took(job: "JobData") -> str:
     result, backend = job["result"], job.get("backend")
     speed = f"{result['images_per_s']:,.0f} images/s" if result["images_per_s"] else ""
@@ -79,6 +85,7 @@ def _details(job: "JobData") -> Iterator[tuple[str, Any]]:
     steps = f"{progress['step']:,} of {progress['total_steps']:,} steps"
     yield "progress", f"{steps}, {duration(progress['eta_s'])} to go" if progress["eta_s"] else steps
     yield "queue", f"{position} before it" if position is not None and job["status"] == "queued" else ""
+    yield "waits for", waits_for(job)
     yield "optimizer", _settings(spec.get("optimizer", ""))
     yield "rate", _settings(spec.get("learning_rate", ""))
     rest = {name: value for name, value in spec.items() if name not in _IN_TITLE and value not in (None, {})}

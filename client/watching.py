@@ -40,6 +40,8 @@ def job(client: "Client", watched: "Job", *, timeout_s: float, as_json: bool, ev
     """
     from client import live
 
+    if missing := report.waits_for(watched.data):
+        output.tell(missing, "yellow")
     with may_leave(watched.id):
         live.follow(watched, timeout_s=timeout_s, as_json=as_json and events, quiet=as_json and not events)
     data = watched.data

@@ -284,6 +284,17 @@ def test_one_job_is_shown_with_its_curve(api: Api) -> None:
     assert as_json == job(api.url, api.jobs[Status.FAILED])
 
 
+def test_a_job_that_no_worker_can_train_says_so(api: Api) -> None:
+    words = ("submit", "--optimizer", "sgd", "--lr", "0.1", "--device", "gpu", "--timeout", "1")
+    left = descent(api.url, *words)
+    job_id = id_in(left.stderr)
+    said = job(api.url, job_id)["waiting_for"]["en"]
+    assert left.returncode == 6
+    assert said in left.stderr
+    assert said in " ".join(descent(api.url, "show", job_id).stdout.split())
+    assert descent(api.url, "cancel", job_id).returncode == 0
+
+
 def test_jobs_are_compared_with_their_verdicts_and_drawn_in_colours(api: Api) -> None:
     one, other = api.jobs[Status.SUCCEEDED], api.jobs[Status.FAILED]
     done = descent(api.url, "compare", one, other)
@@ -314,7 +325,7 @@ def test_an_id_may_be_shortened_to_what_is_unique(api: Api) -> None:
 def test_a_short_name_that_fits_several_or_none_is_told(api: Api) -> None:
     several = descent(api.url, "show", "job_0")
     assert (several.returncode, several.stdout) == (2, "")
-    assert len(re.findall(r"^  job_[0-9a-f]{32}  adam 0.001", several.stderr, re.MULTILINE)) == 5
+    assert len(re.findall(r"^  job_[0-9a-f]{32}  [a-z]+ .*, mnist, ", several.stderr, re.MULTILINE)) == 5
     none = descent(api.url, "show", "xyz")
     assert none.returncode == 5
     assert "descent ls" in none.stderr
