@@ -274,14 +274,15 @@ def available_memory() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """JSON lines on stderr, one per event, for our loggers and those of the libraries below us."""
+    """JSON lines on stderr, one per event, for our loggers and those of the libraries below us; warnings are events too."""
+    logging.captureWarnings(True)
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {
                 "json": {
-                    "()": "pythonjsonlogger.json.JsonFormatter",
+                    "()": "core.logs.Lines",
                     "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
                     "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger", "message": "event"},
                 }

@@ -3,6 +3,7 @@
 The moves are atomic scripts in `moves.lua`. A write names the claim it is made for, and answers `lost` when that is void.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,8 +12,9 @@ from uuid import uuid4
 from core.errors import Unavailable
 from core.jobs.database import reaching_redis
 from core.jobs.job import JobError, Status
-from core.jobs.record import to_json
+from core.jobs.record import to_json, transition_of
 from core.jobs.store import JobStore, RawJob
+from core.origin import Origin
 from core.spec import JobSpec
 
 MAX_ATTEMPTS = 3
@@ -32,6 +34,7 @@ class Claim:
     spec: JobSpec
     last_step: int = -1  # of the last loss point that is stored
     ran_s: float = 0.0  # how long earlier attempts trained; counts for the job's time limit
+    origin: Origin | None = None  # the request that queued it
 
 
 class WorkStore(JobStore):
@@ -49,7 +52,7 @@ class WorkStore(JobStore):
         reply = await self._move("claim", job_id, worker, _ms(lease_s), served)
         if not reply:
             return None
-        token, attempt, spec, last_step, ran_ms = reply
+        token, attempt, spec, last_step, ran_ms, request = reply
         return Claim(
             job_id=job_id,
             token=token,
@@ -57,6 +60,7 @@ class WorkStore(JobStore):
             spec=JobSpec.model_validate_json(spec),
             last_step=int(last_step),
             ran_s=int(ran_ms) / 1000,
+            origin=Origin(**json.loads(request)) if request else None,
         )
 
     @reaching_redis
@@ -70,6 +74,12 @@ class WorkStore(JobStore):
     async def beat(self, claim: Claim, *, lease_s: float) -> str:
         """Renew the lease. Returns `go_on`, `cancel`, `pause`, or `lost` when the job is not the caller's any more."""
         return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
+
+    @reaching_redis
+    async def asked_by(self, claim: Claim) -> str | None:
+        """The id of the request that asked for what the job was told last (to cancel, to pause); None when none did."""
+        told = await self._redis.lindex(f"{_PREFIX}{claim.job_id}:transitions", -1)
+        return transition_of(told).request_id if told else None
 
     @reaching_redis
     async def append(
