@@ -184,7 +184,7 @@ def test_one_trace_holds_the_request_and_the_run(
     collector: Collector, server: Server, followed: tuple[str, str]
 ) -> None:
     request_id, job_id = followed
-    spans = eventually(lambda: "descent-worker: train" in (found := collector.of(TRACE)) and found)
+    spans = eventually(lambda: found if "descent-worker: train" in (found := collector.of(TRACE)) else None)
     ((request,), (epoch,), (run,)) = (
         spans.pop(name) for name in ("descent-api: POST /jobs", "descent-worker: epoch", "descent-worker: train")
     )

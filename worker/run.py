@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _LAST_WORDS_S = 5.0  # how long a trainer may take to leave once it has said how it went
-_PULSE_S = 0.2  # how often points are written and requests to stop are looked at
+_PULSE_S = 0.2  # how often limits and requests to stop are looked at
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Supervisor:
         self._epochs: list[dict[str, Any]] = []
         self._steps_done, self._images_per_s = 0, 0.0
         self._news = asyncio.Event()
-        now = time.monotonic()
+        now = self._write_at = time.monotonic()
         self._beat_at, self._lease_end = now + settings.beat_s, now + settings.lease_s
         self._deadline = now + claim.spec.max_runtime_s - claim.ran_s
 
@@ -167,7 +167,8 @@ class Supervisor:
         """Write and beat, as far as they are due. Returns the store's answer; None when it was not asked or is away."""
         answer = None
         try:
-            if self._news.is_set():
+            if self._news.is_set() and time.monotonic() >= self._write_at:
+                self._write_at = time.monotonic() + self._settings.report_s - _PULSE_S / 2  # pulses are not exact
                 self._news.clear()
                 answer = await self._write()
             if time.monotonic() >= self._beat_at:

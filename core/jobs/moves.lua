@@ -763,6 +763,11 @@ function moves.short()
   return found
 end
 
+-- turn name ms: whether nobody has had this turn for so long; it is the caller's then -> 1 | 0
+function moves.turn(name, ms)
+  return redis.call('SET', 'descent:turn:' .. name, now, 'NX', 'PX', ms) and 1 or 0
+end
+
 -- overdue: the ids whose lease has run out
 function moves.overdue()
   return redis.call('ZRANGEBYSCORE', 'descent:running', '-inf', now)

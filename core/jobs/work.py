@@ -147,9 +147,12 @@ class WorkStore(JobStore):
     # --- files -------------------------------------------------------------------------------------------------------
 
     @reaching_redis
-    async def unfiled(self) -> list[str]:
-        """Ids of the jobs whose `job.json` is older than their record."""
-        return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
+    async def unfiled(self, most: int = 0) -> list[str]:
+        """Ids of the jobs whose `job.json` is older than their record: all of them, or some, others each time."""
+        some = await (
+            self._redis.srandmember("descent:unfiled", most) if most else self._redis.smembers("descent:unfiled")
+        )
+        return cast(list[str], sorted(some))
 
     @reaching_redis
     async def filed(self, job: RawJob) -> None:
@@ -175,6 +178,11 @@ class WorkStore(JobStore):
         return cast(list[str], sorted(await self._redis.smembers("descent:trash")))
 
     # --- the reconciler ----------------------------------------------------------------------------------------------
+
+    @reaching_redis
+    async def take_turn(self, name: str, *, every_s: float) -> bool:
+        """Whether the caller, of all workers, is to do what is done once in so long."""
+        return bool(await self._move("turn", name, _ms(every_s)))
 
     @reaching_redis
     async def overdue(self) -> list[str]:
