@@ -163,10 +163,12 @@ def level(bed: Bed, load: Load, over: Path) -> list[str]:
     loads = [replace(load, workers=count) for count in bed.shared(load.workers) if count]
     simulating = [bed.pool.submit(simulate, load) for load in loads]
     polling = bed.pool.submit(poll, bed.api.url, over)
-    told = sum((future.result() for future in simulating), Told())
-    took = time.perf_counter() - began
-    cpu_s, api_cpu_s = bed.server_cpu_s() - cpu_s, bed.api.usage().cpu_s - api_cpu_s
-    over.touch()
+    try:
+        told = sum((future.result() for future in simulating), Told())
+        took = time.perf_counter() - began
+        cpu_s, api_cpu_s = bed.server_cpu_s() - cpu_s, bed.api.usage().cpu_s - api_cpu_s
+    finally:
+        over.touch()
     polled = polling.result()
     over.unlink()
     return [
@@ -198,6 +200,7 @@ def main() -> None:
     print(measure.heading("A thousand workers on one store"))
     with bed(options.processes, {"beat_s": 0.5, "scan_s": 1} if options.quick else {}) as servers:
         print(moves_alone(servers, 50 if options.quick else 2000), end="\n\n", flush=True)
+        empty_mb = servers.server_mb()
         print(fill(servers, options.jobs), end="\n\n", flush=True)
         print(levels(servers, options), end="\n\n")
         done = servers.ask(lambda store: store.database.redis.zcard("descent:labelled:status:succeeded"))

@@ -16,7 +16,9 @@ from typing import Any
 import httpx2
 from celery import Celery
 
+from core.errors import Unavailable
 from core.jobs import broker
+from core.jobs.database import reaching_redis
 from core.jobs.job import Status
 from core.jobs.owners import Limits
 from core.jobs.work import Claim, WorkStore
@@ -33,6 +35,7 @@ RESULT = {"valid_accuracy": 0.977, "test_accuracy": 0.976, "final_loss": 0.05, "
 FILE = {"path": "0/model.safetensors", "sha256": "0" * 64, "size_bytes": 82512}
 LIMITS = Limits(most_live=10**9, most_kept=10**9, most_queued=10**9)
 POLLS_A_SECOND = 25
+_LOOK_AGAIN_S = 0.2
 _WORKERS_A_POOL = 50  # it has 100 connections, and each that waits for a message keeps one
 
 
@@ -56,9 +59,16 @@ class Told:
     ms: dict[str, list[float]] = field(default_factory=partial(defaultdict, list))
     cpu_s: float = 0.0
 
-    async def timed(self, name: str, doing: Awaitable[Any]) -> Any:
+    async def timed(self, name: str, ask: Callable[..., Awaitable[Any]], *args: Any, **facts: Any) -> Any:
+        """Its answer, however often it has to be asked: so do workers, while the server is away."""
         began = time.perf_counter()
-        done = await doing
+        while True:
+            try:
+                done = await ask(*args, **facts)
+                break
+            except Unavailable:
+                self.counts["away"] += 1
+                await asyncio.sleep(_LOOK_AGAIN_S)
         self.ms[name].append((time.perf_counter() - began) * 1000)
         self.counts[name] += 1
         return done
@@ -87,9 +97,9 @@ async def work(load: Load, store: WorkStore, told: Told, celery: Celery, until: 
     await asyncio.sleep(random.random() * load.every_s)
     keeping = asyncio.create_task(keep_up(load, store, name, told, celery))
     try:
-        async for job_id in messages(load, store, until):
-            worker = f"{name}:{job_id[-8:]}"
-            claim = await told.timed("claim", store.claim(job_id, worker=worker, lease_s=load.settings.lease_s))
+        async for job_id in messages(store, told, until):
+            worker, lease_s = f"{name}:{job_id[-8:]}", load.settings.lease_s
+            claim = await told.timed("claim", store.claim, job_id, worker=worker, lease_s=lease_s)
             if claim is not None:
                 await train(load, store, claim, told)
     finally:
@@ -98,42 +108,46 @@ async def work(load: Load, store: WorkStore, told: Told, celery: Celery, until: 
             await keeping
 
 
-async def messages(load: Load, store: WorkStore, until: float) -> AsyncIterator[str]:
+async def messages(store: WorkStore, told: Told, until: float) -> AsyncIterator[str]:
     """Job ids from the queue, taken and acknowledged as kombu does it. Ends when the time is over or none came for long."""
     redis, empty = store.database.redis, 0
     while time.monotonic() < until and empty < 2:
-        found = await redis.brpop([broker.QUEUE], timeout=1)
+        found = await told.timed("look", reaching_redis(redis.brpop), [broker.QUEUE], timeout=1)
         empty = 0 if found else empty + 1
         if found:
             message = json.loads(found[1])
             tag = message["properties"]["delivery_tag"]
-            async with redis.pipeline(transaction=True) as pipe:
-                pipe.zadd("unacked_index", {tag: time.time()})
-                pipe.hset("unacked", tag, found[1])
-                await pipe.execute()
-            async with redis.pipeline(transaction=True) as pipe:
-                pipe.zrem("unacked_index", tag)
-                pipe.hdel("unacked", tag)
-                await pipe.execute()
+            await told.timed("take", reaching_redis(acknowledge), redis, tag, found[1])
             yield str(message["headers"]["id"])
+
+
+async def acknowledge(redis: Any, tag: str, message: str) -> None:
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zadd("unacked_index", {tag: time.time()})
+        pipe.hset("unacked", tag, message)
+        await pipe.execute()
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zrem("unacked_index", tag)
+        pipe.hdel("unacked", tag)
+        await pipe.execute()
 
 
 async def train(load: Load, store: WorkStore, claim: Claim, told: Told) -> None:
     """A job without the training: what the supervisor writes, when it would."""
-    await told.timed("begin", store.begin(claim, BACKEND, resumed_from=None))
+    await told.timed("begin", store.begin, claim, BACKEND, resumed_from=None)
     beat_at = time.monotonic() + load.settings.beat_s * random.random()
     for block in range(load.blocks):
         await asyncio.sleep(load.every_s)
         done = (block + 1) * POINTS * 10
-        await told.timed("append", store.append(claim, points(block), steps_done=done, images_per_s=20000.0))
+        await told.timed("append", store.append, claim, points(block), steps_done=done, images_per_s=20000.0)
         if time.monotonic() >= beat_at:
             beat_at += load.settings.beat_s
-            await told.timed("beat", store.beat(claim, lease_s=load.settings.lease_s))
-    await told.timed("epoch", store.end_epoch(claim, EPOCH))
+            await told.timed("beat", store.beat, claim, lease_s=load.settings.lease_s)
+    await told.timed("epoch", store.end_epoch, claim, EPOCH)
     files = {"safetensors": FILE, "pdparams": FILE}
-    await told.timed("finish", store.finish(claim, Status.SUCCEEDED, result=RESULT, files=files))
-    await file(store, claim.job_id, told)
-    await store.released()
+    await told.timed("finish", store.finish, claim, Status.SUCCEEDED, result=RESULT, files=files)
+    await told.timed("file", file, store, claim.job_id)
+    await told.timed("released", store.released)
 
 
 async def keep_up(load: Load, store: WorkStore, name: str, told: Told, celery: Celery) -> None:
@@ -141,21 +155,23 @@ async def keep_up(load: Load, store: WorkStore, name: str, told: Told, celery: C
     settings, info, scan_at = load.settings, {"device": "cpu", "threads": 1}, 0.0
     await asyncio.sleep(random.random() * settings.beat_s)
     while True:
-        await told.timed("announce", store.announce(name, alive_s=3 * settings.beat_s, info=info))
-        if time.monotonic() >= scan_at and await store.take_turn("scan", every_s=0.8 * settings.scan_s):
-            scan_at = time.monotonic() + settings.scan_s
-            await told.timed("scan", reconcile(store, celery, settings.jobs_dir, scan_s=settings.scan_s))
-        for job_id in await store.unfiled(100):
-            await file(store, job_id, told)
+        with contextlib.suppress(Unavailable):  # it comes round again
+            await told.timed("announce", store.announce, name, alive_s=3 * settings.beat_s, info=info)
+            if time.monotonic() >= scan_at and await store.take_turn("scan", every_s=0.8 * settings.scan_s):
+                scan_at = time.monotonic() + settings.scan_s
+                await told.timed("scan", reconcile, store, celery, settings.jobs_dir, scan_s=settings.scan_s)
+            for job_id in await store.unfiled(100):
+                await told.timed("file", file, store, job_id)
         await asyncio.sleep(settings.beat_s)
 
 
-async def file(store: WorkStore, job_id: str, told: Told) -> None:
+async def file(store: WorkStore, job_id: str) -> None:
     """What the store has to do with a job's files; they are not written."""
     raw = await store.raw(job_id)
     if raw is not None:
-        await (store.loss(job_id) if raw.status.terminal else asyncio.sleep(0))
-        await told.timed("filed", store.filed(raw))
+        if raw.status.terminal:
+            await store.loss(job_id)
+        await store.filed(raw)
 
 
 def simulate(load: Load) -> Told:
@@ -195,7 +211,7 @@ def poll(url: str, over: Path) -> Told:
                 for _ in range(POLLS_A_SECOND):
                     if running:
                         path = f"/jobs/{random.choice(running)['id']}/loss"
-                        task = asyncio.create_task(told.timed("GET loss", http.get(path)))
+                        task = asyncio.create_task(told.timed("GET loss", http.get, path))
                         asking.add(task)
                         task.add_done_callback(asking.discard)
                     await asyncio.sleep(1 / POLLS_A_SECOND)

@@ -34,7 +34,7 @@ def provider_for(service: str) -> "TracerProvider | None":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("no traces: an OTLP endpoint is set, and the SDK is missing: pip install 'descent[otel]'")
+        log.warning("no traces: an OTLP endpoint is set, and the extra is missing: pip install '.[otel]'")
         return None
     named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or service}
     provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)

@@ -236,7 +236,7 @@ def test_nothing_of_it_is_loaded_when_no_collector_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("environment", "missing", "said"),
     [
-        ({}, "opentelemetry.sdk.trace", "pip install 'descent[otel]'"),
+        ({}, "opentelemetry.sdk.trace", "pip install '.[otel]'"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None, "http/protobuf alone"),
         ({"OTEL_SDK_DISABLED": "true"}, None, None),
     ],
