@@ -204,9 +204,8 @@ def main() -> None:
         print(fill(servers, options.jobs), end="\n\n", flush=True)
         print(levels(servers, options), end="\n\n")
         done = servers.ask(lambda store: store.database.redis.zcard("descent:labelled:status:succeeded"))
-        print(
-            f"{done:,} jobs have succeeded; the server has {servers.server_mb() / done * 1000:.2f} MB for 1,000 of them."
-        )
+        mb = (servers.server_mb() - empty_mb) / done * 1000
+        print(f"{done:,} jobs have succeeded; the server has {mb:.2f} MB for 1,000 of them.")
 
 
 def levels(bed: Bed, options: argparse.Namespace) -> str:

@@ -124,3 +124,22 @@ def test_losses_are_written_no_oftener_than_the_setting_says(
         assert steps == list(range(BLOCKS))
 
     with_store(use)
+
+
+def test_a_cancel_is_heard_whenever_it_comes(with_store: WithStore[None]) -> None:
+    """Python 3.11 and redis-py lose one in some twenty, which then is a task that nobody can end."""
+
+    async def use(store: WorkStore) -> None:
+        async def ask_for_ever() -> None:
+            while True:
+                await store.unfiled(1)
+
+        for turns in range(200):
+            asking = asyncio.create_task(ask_for_ever())
+            for _ in range(10 + turns % 20):  # so that it comes somewhere else each time
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait({asking}, timeout=2)
+            assert asking.cancelled()
+
+    with_store(use)
