@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from celery import Celery
 
 from core.errors import Unavailable
 from core.jobs import broker
 from core.jobs.database import reaching_redis
 from core.jobs.job import Status
 from core.jobs.owners import Limits
+from core.jobs.store import Doorbell
 from core.jobs.work import Claim, WorkStore
 from core.settings import Settings
 from core.spec import JobSpec
@@ -91,11 +91,11 @@ def points(block: int) -> list[dict[str, Any]]:
 # --- the workers -------------------------------------------------------------------------------------------------------
 
 
-async def work(load: Load, store: WorkStore, told: Told, celery: Celery, until: float) -> None:
+async def work(load: Load, store: WorkStore, told: Told, doorbell: Doorbell, until: float) -> None:
     """One worker: takes jobs until the time is over or none is left; keeps beating, announcing and taking its turn."""
     name = f"host-{random.randrange(10**9)}:1"
     await asyncio.sleep(random.random() * load.every_s)
-    keeping = asyncio.create_task(keep_up(load, store, name, told, celery))
+    keeping = asyncio.create_task(keep_up(load, store, name, told, doorbell))
     try:
         async for job_id in messages(store, told, until):
             worker, lease_s = f"{name}:{job_id[-8:]}", load.settings.lease_s
@@ -112,7 +112,7 @@ async def messages(store: WorkStore, told: Told, until: float) -> AsyncIterator[
     """Job ids from the queue, taken and acknowledged as kombu does it. Ends when the time is over or none came for long."""
     redis, empty = store.database.redis, 0
     while time.monotonic() < until and empty < 2:
-        found = await told.timed("look", reaching_redis(redis.brpop), [broker.QUEUE], timeout=1)
+        found = await told.timed("look", reaching_redis(redis.brpop), broker.queues_of(None), timeout=1)
         empty = 0 if found else empty + 1
         if found:
             message = json.loads(found[1])
@@ -150,16 +150,16 @@ async def train(load: Load, store: WorkStore, claim: Claim, told: Told) -> None:
     await told.timed("released", store.released)
 
 
-async def keep_up(load: Load, store: WorkStore, name: str, told: Told, celery: Celery) -> None:
+async def keep_up(load: Load, store: WorkStore, name: str, told: Told, doorbell: Doorbell) -> None:
     """What a worker does beside its job, all the time."""
-    settings, info, scan_at = load.settings, {"device": "cpu", "threads": 1}, 0.0
+    settings, info, scan_at = load.settings, {"device": "cpu", "threads": 1, "queues": broker.queues_of(None)}, 0.0
     await asyncio.sleep(random.random() * settings.beat_s)
     while True:
         with contextlib.suppress(Unavailable):  # it comes round again
             await told.timed("announce", store.announce, name, alive_s=3 * settings.beat_s, info=info)
             if time.monotonic() >= scan_at and await store.take_turn("scan", every_s=0.8 * settings.scan_s):
                 scan_at = time.monotonic() + settings.scan_s
-                await told.timed("scan", reconcile, store, celery, settings.jobs_dir, scan_s=settings.scan_s)
+                await told.timed("scan", reconcile, store, doorbell, scan_s=settings.scan_s)
             for job_id in await store.unfiled(100):
                 await told.timed("file", file, store, job_id)
         await asyncio.sleep(settings.beat_s)
@@ -176,14 +176,14 @@ async def file(store: WorkStore, job_id: str) -> None:
 
 def simulate(load: Load) -> Told:
     """Be one of the processes."""
-    told, celery = Told(), broker.make_celery(load.url)
+    told, doorbell = Told(), broker.doorbells(broker.make_celery(load.url))
 
     async def run() -> None:
         until = time.monotonic() + load.seconds
         async with contextlib.AsyncExitStack() as stack:
             connected = (WorkStore.connect(load.url) for _ in range(load.workers // _WORKERS_A_POOL + 1))
             stores = itertools.cycle([await stack.enter_async_context(store) for store in connected])
-            await asyncio.gather(*(work(load, next(stores), told, celery, until) for _ in range(load.workers)))
+            await asyncio.gather(*(work(load, next(stores), told, doorbell, until) for _ in range(load.workers)))
 
     return on_the_clock(told, run)
 

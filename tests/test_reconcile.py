@@ -62,8 +62,9 @@ def test_a_worker_without_the_turn_files_jobs_and_leaves_lost_ones_to_the_other(
         job = await store.submit(SPEC)
         assert await store.claim(job.id, worker="dead", lease_s=0.001)
         await store.take_turn("scan", every_s=60)
-        app = broker.make_celery(settings.store_url)
-        reconciling = asyncio.create_task(keep_reconciling(store, settings, app, stopping))
+        doorbell = broker.doorbells(broker.make_celery(settings.store_url))
+        worker = {"host": "test", "pid": 1, "device": "cpu", "threads": 1, "queues": broker.queues_of(None)}
+        reconciling = asyncio.create_task(keep_reconciling(store, settings, worker, doorbell, stopping))
         try:
 
             async def is_filed() -> bool:

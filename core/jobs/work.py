@@ -20,6 +20,7 @@ from core.spec import JobSpec
 MAX_ATTEMPTS = 3
 _PREFIX = "descent:job:"
 _RELEASED_AT_A_TIME = 200
+_READ_AT_A_TIME = 1000
 _RESTORING_S = 3600  # then what an interrupted restore has left goes
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
@@ -201,8 +202,11 @@ class WorkStore(JobStore):
 
     @reaching_redis
     async def messages(self, queue: str) -> list[str]:
-        """All that lies in a queue."""
-        return cast(list[str], await self._redis.lrange(queue, 0, -1))
+        """All that lies in a queue; twice what moves meanwhile, as it is read from its newer end, a part at a time."""
+        found: list[str] = []
+        while part := await self._redis.lrange(queue, len(found), len(found) + _READ_AT_A_TIME - 1):
+            found += part
+        return found
 
     @reaching_redis
     async def released(self) -> list[str]:
