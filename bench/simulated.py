@@ -160,8 +160,11 @@ async def keep_up(load: Load, store: WorkStore, name: str, told: Told, doorbell:
             if time.monotonic() >= scan_at and await store.take_turn("scan", every_s=0.8 * settings.scan_s):
                 scan_at = time.monotonic() + settings.scan_s
                 await told.timed("scan", reconcile, store, doorbell, scan_s=settings.scan_s)
+            began = time.monotonic()
             for job_id in await store.unfiled(100):
                 await told.timed("file", file, store, job_id)
+                if time.monotonic() - began > settings.scan_s / 10:
+                    break
         await asyncio.sleep(settings.beat_s)
 
 
