@@ -1,21 +1,19 @@
-"""The application: routes, error rendering, request ids and times. `descent api` serves it."""
+"""The application: routes, error rendering, what stands before them. `descent api` serves it."""
 
 import asyncio
 import gc
 import logging
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils import uuid7
 
 from api import (
     catalogue,
@@ -38,12 +36,13 @@ from api import (
     workers,
 )
 from api.evaluating import Evaluating
-from api.guard import Guard, kind_of
-from api.headers import complete
+from api.guard import Guard
 from api.holds import Holds
 from api.metrics import Metrics
 from api.predicting import Predicting
+from api.requests import Requests
 from api.state import MOST_FETCHING, Recent, State
+from core import tracing
 from core.errors import StackError
 from core.jobs import artifacts, broker
 from core.jobs.access import refuse_without_access
@@ -55,8 +54,18 @@ from core.jobs.store import JobStore
 from core.jobs.sweeps import SweepStore
 from core.settings import Settings, available_cores, configure_logging, read_settings
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 log = logging.getLogger(__name__)
 
+_UNTRACED = (
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+)  # asked for by machines, for ever
 _RESOURCES = (
     predict,
     inference,
@@ -82,6 +91,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
     settings = settings or read_settings()
     configure_logging(settings.log_level)
     metrics = metrics or Metrics()
+    traces = tracing.provider_for("descent-api")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,6 +120,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
                 yield
             finally:
                 predicting.close()
+                await to_thread.run_sync(tracing.close, traces)
 
     app: FastAPI = FastAPIOffline(
         title="Descent",
@@ -120,6 +131,7 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
         redirect_slashes=False,  # a redirect names the Host that the client claims, and no redirect is documented
         separate_input_output_schemas=False,
         generate_unique_id_function=document.operation_id,
+        telemetry=_telemetry(traces) if traces else None,
     )
     for module in _RESOURCES:
         app.include_router(module.router)
@@ -130,59 +142,16 @@ def create_app(settings: Settings | None = None, metrics: Metrics | None = None)
     return app
 
 
-class Requests:
-    """Give each request an id and the headers of all answers, time it, and log what is not mere looking."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = uuid7().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        began, status = time.perf_counter(), 0
-
-        def answered(with_status: int) -> None:
-            nonlocal status
-            status, seconds = with_status, time.perf_counter() - began
-            self._metrics.answered(scope, status, seconds)
-            _log_answer(scope, status, request_id, seconds)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-                complete(message["headers"], scope["path"])
-                answered(message["status"])
-            await send(message)
-
-        with self._metrics.in_progress.track_inprogress():
-            try:
-                await self._app(scope, receive, send_with_id)
-            finally:
-                if not status:  # nobody foresaw this: whoever renders it stands further out
-                    answered(500)
-
-
-def _log_answer(scope: Scope, status: int, request_id: str, seconds: float) -> None:
-    level = logging.INFO if status >= 400 or kind_of(scope["method"], scope["path"]) == "submit" else logging.DEBUG
-    if not log.isEnabledFor(level):
-        return
-    route = getattr(scope.get("route"), "path", None)
-    caller = scope["state"].get("caller")
-    log.log(
-        level,
-        "request",
-        extra={
-            "method": scope["method"],
-            "route": route,
-            "status": status,
-            "request_id": request_id,
-            "owner": caller and caller.owner,
-            "ms": round(seconds * 1000, 1),
-        },
-    )
+def _telemetry(traces: "TracerProvider") -> TelemetryConfig:
+    """FastAPI's own spans, one a request. Its metrics and logs stay off: there are /metrics, and our log."""
+    return {
+        "tracer_provider": traces,
+        "operation_spans": False,
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope["path"] in _UNTRACED,
+    }
 
 
 def main(*, keys_checked: bool = False) -> None:

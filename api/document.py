@@ -22,9 +22,10 @@ Json = dict[str, Any]
 _ALWAYS_POSSIBLE = (406, 421, 422, 431)
 _WITH_A_BODY = (400, 408, 413, 415)
 _REQUEST_ID = {
-    "description": "Names this request in the server's log.",
+    "description": "Names this request in the logs of the server and its workers: what `X-Request-Id` of the request said, "
+    "if that were up to 128 letters, digits and `._:/+=@~-`, or else a new id.",
     "required": True,
-    "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:/+=@~-]{1,128}$"},
 }
 _CACHE_CONTROL = {
     "description": "`no-cache`: it may be kept, but is to be asked for again; `no-store`: it may not be kept.",

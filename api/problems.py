@@ -149,7 +149,7 @@ def answer_to(request: Request, error: Exception) -> Response:
     """An error of ours as a client sees it."""
     assert isinstance(error, DescentError)
     if error.status >= 500:
-        log.error("request failed", extra={"request_id": _request_id(request), "reason": repr(error)})
+        log.error("request failed", extra={"reason": repr(error)})
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="descent"'
@@ -190,7 +190,7 @@ def _of_nobody(request: Request, error: Exception) -> Response:
 
 
 def _of_bug(request: Request, error: Exception) -> Response:
-    log.error("unforeseen error", extra={"request_id": _request_id(request)}, exc_info=error)
+    log.error("unforeseen error", exc_info=error)
     answer = answer_to(request, DescentError("this is a bug; the server's log has it under the request id"))
     complete(answer.raw_headers, request.scope["path"])  # it leaves outside of everything that would do so
     return answer

@@ -123,6 +123,7 @@ class Transition(TypedDict):
     status: str
     at: str
     worker: str | None
+    request_id: str | None
 
 
 class Ending(TypedDict):

@@ -129,6 +129,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     lease_s: float = Field(30, gt=0, description="A worker that is silent for so long has lost its job.")
     beat_s: float = Field(5, gt=0, description="How often a worker renews its lease and asks whether to stop.")
+    report_s: float = Field(
+        0.2,
+        gt=0,
+        description="How often the losses of a running job are written, at most; more workers want it longer.",
+    )
     scan_s: float = Field(10, gt=0, description="How often lost jobs and lost messages are looked for.")
     stop_s: float = Field(30, gt=0, description="How long a trainer may take to stop before it is killed.")
     checkpoint_s: float = Field(30, gt=0, description="How often a trainer saves what it needs to go on, at least.")
@@ -274,14 +279,15 @@ def available_memory() -> int:
 
 
 def configure_logging(level: str) -> None:
-    """JSON lines on stderr, one per event, for our loggers and those of the libraries below us."""
+    """JSON lines on stderr, one per event, for our loggers and those of the libraries below us; warnings are events too."""
+    logging.captureWarnings(True)
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {
                 "json": {
-                    "()": "pythonjsonlogger.json.JsonFormatter",
+                    "()": "core.logs.Lines",
                     "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
                     "rename_fields": {"asctime": "at", "levelname": "level", "name": "logger", "message": "event"},
                 }

@@ -1,5 +1,7 @@
 """What the benches say of servers must be right: what their processes take, and that none of them is left behind."""
 
+import re
+import subprocess
 import sys
 
 import httpx2
@@ -7,7 +9,7 @@ import pytest
 
 from bench.servers import serving
 from client.stack import free_port
-from tests.conftest import eventually, is_alive
+from tests.conftest import ROOT, eventually, is_alive
 
 HELD_MB = 64
 # A server whose child outlives it unless somebody ends it, too.
@@ -33,3 +35,15 @@ def test_a_server_is_measured_with_its_children_and_none_of_them_is_left() -> No
         assert max(usage.rss_mb) > HELD_MB
         assert 0 < usage.cpu_s < 60
     eventually(lambda: not is_alive(server.pid) and not is_alive(child))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="benches read /proc")
+def test_the_simulation_of_many_workers_does_every_job_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "bench/scale.py", "--quick"], capture_output=True, text=True, cwd=ROOT, timeout=300, check=True
+    )
+    assert "60 jobs have succeeded" in done.stdout
+    moves = set(re.findall(r"^\| ([a-z].*?) \| [\d,]+ \| \d+ \|$", done.stdout, re.MULTILINE))
+    assert {"submit", "claim", "beat", "finish"} <= moves
+    (one, four) = (row.split(" | ") for row in re.findall(r"^\| [14] \| .*$", done.stdout, re.MULTILINE))
+    assert all(float(row[1]) > 0 for row in (one, four))

@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from core import tracing
 from core.devices import Slot, slots
 from core.errors import StackError, Unavailable
 from core.jobs import artifacts, broker
@@ -40,6 +41,7 @@ class Engine:
     def __init__(self, settings: Settings, slot: Slot, doorbell: Doorbell) -> None:
         self._settings, self._slot, self._doorbell = settings, slot, doorbell
         self.queues = broker.queues_of(slot.number)
+        self._traces = tracing.provider_for("descent-worker")
         self.stopping = threading.Event()
         self._is_up, self._may_end = threading.Event(), threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -56,6 +58,7 @@ class Engine:
         self.stopping.set()
         self._may_end.set()
         self._thread.join(_LIMIT_S)
+        tracing.close(self._traces)
 
     def run(self, job_id: str) -> None:
         """Train a job, from any thread, and wait for it."""
@@ -95,7 +98,13 @@ class Engine:
     async def _run(self, job_id: str) -> None:
         try:
             status = await run_job(
-                job_id, self._store, self._settings, self._standby, self.stopping, queues=self.queues
+                job_id,
+                self._store,
+                self._settings,
+                self._standby,
+                self.stopping,
+                queues=self.queues,
+                traces=self._traces,
             )
             with contextlib.suppress(Unavailable):  # then the reconciler rings
                 if status == Status.QUEUED:  # somebody else, or we again, may go on at once

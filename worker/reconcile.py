@@ -1,6 +1,7 @@
 """The reconciler: finds jobs whose worker or whose message was lost, and says that this worker is alive.
 
-Every worker runs one; all moves are compare-and-set, so any number of them agree.
+Every worker runs one, and they take turns, so that a thousand of them cost the database what one does. All moves are
+compare-and-set: two at once would agree as well.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from core.settings import Settings
 from core.storage import Storage
 
 _RUNG_AT_A_TIME = 5000  # jobs of a queue: some seconds
+_TURN = 0.8  # of the time between two scans; who had the turn before is then in time for the next
+_FILED_AT_A_TIME = 100  # others each time, as others file as well
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +37,13 @@ async def keep_reconciling(
     while not stopping.is_set():
         try:
             await store.announce(name, alive_s=3 * settings.beat_s, info=info)
-            if time.monotonic() >= scan_at:
+            if time.monotonic() >= scan_at and await store.take_turn("scan", every_s=_TURN * settings.scan_s):
                 scan_at = time.monotonic() + settings.scan_s
                 await reconcile(store, doorbell, scan_s=settings.scan_s)
-                if filing and filing.done():
-                    filing.result()  # what nobody foresaw ends the worker
-                if filing is None or filing.done():  # by itself: a storage that is away takes its time to say so
-                    filing = asyncio.create_task(bring_files_up_to_date(store, files, limit_s=settings.scan_s / 10))
+            if filing and filing.done():
+                filing.result()  # what nobody foresaw ends the worker
+            if filing is None or filing.done():  # by itself: a storage that is away takes its time to say so
+                filing = asyncio.create_task(bring_files_up_to_date(store, files, limit_s=settings.scan_s / 10))
         except Unavailable as error:
             log.warning("cannot reconcile", extra={"reason": str(error)})
         await asyncio.to_thread(stopping.wait, min(settings.beat_s, settings.scan_s))
@@ -54,7 +57,7 @@ async def bring_files_up_to_date(store: WorkStore, files: Storage, *, limit_s: f
     """Write the files of jobs and sweeps that have changed, those of deleted ones go; no more is begun after `limit_s`."""
     began = time.monotonic()
     try:
-        unfiled = await store.unfiled()
+        unfiled = await store.unfiled(_FILED_AT_A_TIME)
         random.shuffle(unfiled)  # a job whose files cannot be written must not keep the others waiting
         for job_id in unfiled:
             file = archive.file_sweep if artifacts.SWEEP_ID.fullmatch(job_id) else archive.file_job

@@ -17,18 +17,23 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import DescentError, Unavailable
 from core.jobs import archive, artifacts
 from core.jobs.job import WORKER_LOST, JobError, Status
 from core.jobs.work import Claim, WorkStore
+from core.logs import bind, bound
 from core.settings import Settings
+from worker.span import Span
 from worker.standby import Standby
 from worker.trainer_process import Assignment
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 _LAST_WORDS_S = 5.0  # how long a trainer may take to leave once it has said how it went
-_PULSE_S = 0.2  # how often points are written and requests to stop are looked at
+_PULSE_S = 0.2  # how often limits and requests to stop are looked at
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ async def run_job(
     stopping: threading.Event,
     *,
     queues: Sequence[str],
+    traces: "TracerProvider | None" = None,
 ) -> str | None:
     """Train one job to its end, or give it back when `stopping` is set.
 
@@ -55,9 +61,14 @@ async def run_job(
     if claim is None:
         log.info("nothing to do", extra={"job_id": job_id})
         return None
-    log.info("job claimed", extra={"job_id": job_id, "attempt": claim.attempt, "worker": name})
-    ended = await Supervisor(claim, store, settings, stopping).run(await standby.take())
-    log.info("job left", extra={"job_id": job_id, "attempt": claim.attempt, "ended": ended})
+    with Span(traces, claim, device=settings.device) as span:
+        request_id = claim.origin.request_id if claim.origin else None
+        bind(job_id=job_id, attempt=claim.attempt, request_id=request_id, trace_id=span.trace_id)
+        log.info("job claimed", extra={"worker": name})
+        supervisor = Supervisor(claim, store, settings, stopping, span)
+        ended = await supervisor.run(await standby.take())
+        log.info("job left", extra={"ended": ended, **supervisor.why})
+        span.end(ended, **supervisor.why)
     with contextlib.suppress(Unavailable):  # then the reconciler does it
         await archive.file_job(store, artifacts.storage(settings), job_id)
     return ended
@@ -70,16 +81,20 @@ class Supervisor:
     lease) or lost (somebody else has the job).
     """
 
-    def __init__(self, claim: Claim, store: WorkStore, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(
+        self, claim: Claim, store: WorkStore, settings: Settings, stopping: threading.Event, span: Span
+    ) -> None:
         self._claim, self._store, self._settings, self._stopping = claim, store, settings, stopping
+        self._span = span
         self._verdict: str | None = None
+        self._asked_by: str | None = None  # the request that wanted it cancelled or paused
         self._final: dict[str, Any] | None = None  # the trainer's last word: done, stopped or failed
         self._started: dict[str, Any] | None = None  # its first word, until it is stored
         self._points: list[dict[str, Any]] = []
         self._epochs: list[dict[str, Any]] = []
         self._steps_done, self._images_per_s = 0, 0.0
         self._news = asyncio.Event()
-        now = time.monotonic()
+        now = self._write_at = time.monotonic()
         self._beat_at, self._lease_end = now + settings.beat_s, now + settings.lease_s
         self._deadline = now + claim.spec.max_runtime_s - claim.ran_s
 
@@ -102,7 +117,11 @@ class Supervisor:
         claim = self._claim
         folder = artifacts.claim_folder(claim.job_id, claim.token)
         assignment = Assignment(
-            job_id=claim.job_id, spec=claim.spec.model_dump(), folder=folder, last_step=claim.last_step
+            job_id=claim.job_id,
+            spec=claim.spec.model_dump(),
+            folder=folder,
+            last_step=claim.last_step,
+            log=dict(bound()),
         )
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):  # it died at once: the end of its output says so
@@ -137,7 +156,7 @@ class Supervisor:
             answer = await self._report()
             verdict = self._judge(answer, process.pid)
             if verdict and verdict != self._verdict and (self._verdict is None or verdict in ("lost", "memory")):
-                kill_at = min(kill_at, self._stop_trainer(process, verdict))
+                kill_at = min(kill_at, await self._stop_trainer(process, verdict))
             if time.monotonic() >= kill_at:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
@@ -148,7 +167,8 @@ class Supervisor:
         """Write and beat, as far as they are due. Returns the store's answer; None when it was not asked or is away."""
         answer = None
         try:
-            if self._news.is_set():
+            if self._news.is_set() and time.monotonic() >= self._write_at:
+                self._write_at = time.monotonic() + self._settings.report_s - _PULSE_S / 2  # pulses are not exact
                 self._news.clear()
                 answer = await self._write()
             if time.monotonic() >= self._beat_at:
@@ -173,20 +193,24 @@ class Supervisor:
         # Somebody else may have the job by now; training on is only heat. The checkpoint is not.
         return "silence" if time.monotonic() > self._lease_end and answer is None else None
 
-    def _stop_trainer(self, process: asyncio.subprocess.Process, verdict: str) -> float:
+    async def _stop_trainer(self, process: asyncio.subprocess.Process, verdict: str) -> float:
         """Tell the trainer to stop. Returns when it is to be killed."""
         self._verdict = verdict
-        log.info("stopping the trainer", extra={"job_id": self._claim.job_id, "reason": verdict})
-        if verdict in ("lost", "memory"):
-            return time.monotonic()
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        return time.monotonic() + self._settings.stop_s
+            process.kill() if verdict in ("lost", "memory") else process.terminate()
+        kill_at = time.monotonic() + self._settings.stop_s
+        if verdict in ("cancel", "pause"):
+            with contextlib.suppress(Unavailable):
+                self._asked_by = await self._store.asked_by(self._claim)
+        log.info("stopping the trainer", extra=self.why)
+        return kill_at
 
     async def _write(self) -> str:
         """Store what waits: how it began, points, epochs. It is dropped only once it is stored."""
         if self._started:
-            await self._store.begin(self._claim, self._started["backend"], resumed_from=self._started["resumed_from"])
+            backend, resumed_from = self._started["backend"], self._started["resumed_from"]
+            await self._store.begin(self._claim, backend, resumed_from=resumed_from)
+            self._span.began(backend, resumed_from)
             self._started = None
         count, epochs = len(self._points), len(self._epochs)
         answer = await self._store.append(
@@ -195,6 +219,7 @@ class Supervisor:
         del self._points[:count]
         for metrics in self._epochs[:epochs]:
             answer = await self._store.end_epoch(self._claim, metrics)
+            self._span.epoch(metrics)
         del self._epochs[:epochs]
         return answer
 
@@ -246,6 +271,13 @@ class Supervisor:
     async def _fail(self, code: str, message: str, step: int | None) -> str:
         error = JobError(code=code, message=message, step=step)
         return await self._store.finish(self._claim, Status.FAILED, error=error, partial=self._partial)
+
+    @property
+    def why(self) -> dict[str, str]:
+        """Why it did not go on to its end, as far as it did not."""
+        code = self._final["code"] if self._final and self._final["type"] == "failed" else None
+        known = {"reason": self._verdict or code, "asked_by": self._asked_by}
+        return {name: text for name, text in known.items() if text}
 
     @property
     def _step(self) -> int | None:

@@ -9,6 +9,7 @@ and so is this process. Each line written to stdout is one message: `{"type": "s
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import json
 import logging
@@ -26,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from core.errors import StorageAway, TrainingError
 from core.jobs import artifacts
 from core.jobs.spool import Message, Spool
+from core.logs import bind
 from core.settings import Settings, configure_logging
 from core.spec import TRAIN_IMAGES, JobSpec
 from core.storage import storage_at
@@ -91,12 +93,13 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One job: its spec, where this claim writes to, and the last step whose loss is stored already."""
+    """One job: its spec, where this claim writes to, the last step whose loss is stored already, and whose job it is."""
 
     job_id: str
     spec: dict[str, Any]
     folder: str
     last_step: int
+    log: dict[str, Any] = dataclasses.field(default_factory=dict)  # what its log lines have beside the event
 
 
 def main() -> None:
@@ -106,8 +109,9 @@ def main() -> None:
     setup = Setup(**json.loads(sys.argv[1]))
     configure_logging(setup.log_level)
     runtime.prepare(setup.threads)
-    import paddle
-
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # advice on variables, in lines that are no JSON
+        import paddle
+    log.debug("Paddle was loaded", extra={"said": said.getvalue()})
     paddle.disable_signal_handler()  # Paddle replaces SIGTERM's
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kernel = _get_ready(setup)
@@ -152,6 +156,7 @@ class Job:
         self._spec = spec.model_copy(update={"device": setup.paddles(device)})
         self._setup, self._assignment, self._kernel, self._out = setup, assignment, kernel, out
         self._files = storage_at(setup.artifacts, setting="DESCENT_ARTIFACTS")
+        bind(**{"job_id": assignment.job_id} | assignment.log)
         self._stopping = False
         self._next_save_at = 0.0
 
@@ -170,10 +175,11 @@ class Job:
         except MemoryError:
             self._fail("out_of_memory", "the trainer ran out of memory")
         except Exception:  # a bug: the same bug would wait in every other attempt
-            log.exception("unforeseen error", extra={"job_id": self._assignment.job_id})
+            log.exception("unforeseen error")
             self._fail("internal", "a bug in the trainer; the worker's log has it")
 
     def _fail(self, code: str, message: str, step: int | None = None) -> None:
+        log.info("training failed", extra={"code": code, "step": step})
         self._send("failed", code=code, message=message, step=step)
 
     def _train(self) -> None:
@@ -190,6 +196,7 @@ class Job:
             match progress:
                 case Started():
                     backend = progress.backend | {"device": self._setup.ours(progress.device)}
+                    log.info("training began", extra={**backend, "resumed_from_step": progress.resumed_from_step})
                     self._send("started", backend=backend, resumed_from=progress.resumed_from_step)
                 case Block():
                     points = [_point(point) for point in progress.points]
@@ -203,12 +210,14 @@ class Job:
                         metrics = (
                             {"valid_accuracy": progress.state["valid_accuracy"]} if progress.state["epoch"] else {}
                         )
+                        log.info("training stopped", extra={"step": progress.step})
                         self._send("stopped", files=self._publish(progress.part("network"), progress.step, metrics))
                         return
                 case Finished():
                     result = _finite(dataclasses.asdict(progress))
                     weights = result.pop("weights")
                     metrics = {name: result[name] for name in _METRICS}
+                    log.info("training ended", extra={"steps": self._spec.total_steps, **metrics})
                     self._send("done", files=self._publish(weights, self._spec.total_steps, metrics), result=result)
                 case RangeTested():
                     self._send("done", files=None, result=_finite(dataclasses.asdict(progress)))
@@ -233,7 +242,7 @@ class Job:
             except ValueError as error:
                 if found is None:
                     raise
-                log.warning("cannot resume", extra={"job_id": job_id, "reason": str(error)})
+                log.warning("cannot resume", extra={"reason": str(error)})
                 continue
             for message in found.told if found else []:
                 spool.add(message)

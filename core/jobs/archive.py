@@ -31,6 +31,7 @@ _DECODED = (
     "error",
     "stopped_early",
     "aliases",
+    "request",
 )  # fields of the record that are JSON themselves
 
 log = logging.getLogger(__name__)

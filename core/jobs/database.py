@@ -86,14 +86,22 @@ async def connect(url: str) -> AsyncIterator[Database]:
 
 
 def reaching_redis(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it."""
+    """Turn whatever redis-py raises into Unavailable, so that nobody else needs to know it.
+
+    On Python 3.11 redis-py loses a cancel that comes just when a command was written (`asyncio.wait_for`); it is raised here.
+    """
 
     @wraps(method)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
         try:
-            return await method(*args, **kwargs)
+            done = await method(*args, **kwargs)
         except (RedisError, OSError) as error:
             raise Unavailable(f"Redis: {type(error).__name__}") from error
+        if task and task.cancelling() > cancels:
+            raise asyncio.CancelledError
+        return done
 
     return guarded
 

@@ -135,6 +135,7 @@ class Transition(_Frozen):
     status: Status
     at: datetime
     worker: str | None = None
+    request_id: str | None = Field(None, description="The `X-Request-Id` of the request that asked for it.")
 
 
 class JobSummary(_Frozen):

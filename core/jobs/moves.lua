@@ -17,6 +17,9 @@
 -- Three sets are notes to the workers: descent:unfiled (jobs whose job.json is to be written) and descent:trash (deleted
 -- jobs whose files are to go); descent:released are jobs whose message is to be sent.
 -- descent:deleted:<id> keeps for a month whose a deleted job with a model was.
+-- A move that a client asks for gets `by`, JSON: {owner, most_queued (of all), most_live and most_kept (of the owner), request}. The
+-- request ({request_id, traceparent}; none for a store of the server's own) is noted in the job's field `request`, so that the
+-- worker knows whom it works for, and its id in the transition.
 -- For /metrics (measures.lua): descent:counts (status -> jobs), descent:waiting (id -> since when it is in the queue), and
 -- descent:totals, which count what ever happened and never go back. All times are the server's own, in milliseconds.
 -- allow-oom: submit refuses in good time (is_nearly_full), so that the jobs that were accepted can still be finished.
@@ -68,6 +71,14 @@ local function labelled(label) return 'descent:labelled:' .. label end
 -- the labels that stay with a job
 local function labels_of(id) return cjson.decode(redis.call('HGET', key(id), 'labels') or '[]') end
 
+local request -- that this move is made for; nil for none
+
+local function on_behalf_of(by_json)
+  local by = cjson.decode(by_json)
+  request = by.request
+  return by
+end
+
 local function enter(id, status, worker)
   count_as(status_of(id), status)
   redis.call('ZREM', labelled('status:' .. (status_of(id) or '')), id)
@@ -75,6 +86,10 @@ local function enter(id, status, worker)
   redis.call('HSET', key(id), 'status', status, 'updated_ms', now)
   local entry = {status = status, at_ms = now}
   if worker then entry.worker = worker end
+  if request then
+    entry.request_id = request.request_id
+    redis.call('HSET', key(id), 'request', cjson.encode(request))
+  end
   redis.call('RPUSH', key(id) .. ':transitions', cjson.encode(entry))
   redis.call('SADD', 'descent:unfiled', id)
   count_as_live(id, status)
@@ -173,7 +188,7 @@ local function is_nearly_full()
   return limit > 0 and tonumber(memory:match('used_memory:(%d+)')) > FULL * limit
 end
 
--- why so many jobs more may not wait, or nothing. by: {owner, most_queued (of all), most_live and most_kept (of the owner)}
+-- why so many jobs more may not wait, or nothing
 local function is_long(by, count)
   return redis.call('ZCARD', labelled('status:queued')) + count > by.most_queued and 'long'
 end
@@ -282,7 +297,7 @@ function moves.submit(id, spec, spec_hash, total_steps, optimizer, labels, idemp
   if status_of(id) then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
-  local by = cjson.decode(by_json)
+  local by = on_behalf_of(by_json)
   local refused = refusal_of_new(by, 1)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
@@ -299,7 +314,7 @@ function moves.sweep(id, spec, max_concurrent, rungs, reduction_factor, idempote
   if redis.call('EXISTS', sweep_key(id)) == 1 then return {'created', id} end
   local known = named_before(idempotency_key, body)
   if known then return known end
-  local by, jobs = cjson.decode(by_json), {...}
+  local by, jobs = on_behalf_of(by_json), {...}
   local refused = refusal_of_new(by, #jobs / 7)
   if refused then return {refused, ''} end
   give_name(idempotency_key, id, body)
@@ -340,7 +355,7 @@ function moves.claim(id, worker, lease_ms, queues)
     redis.call('ZADD', 'descent:running', now + lease_ms, id)
     enter(id, 'running', worker)
   end
-  return redis.call('HMGET', key(id), 'token', 'attempt', 'spec', 'last_step', 'ran_ms')
+  return redis.call('HMGET', key(id), 'token', 'attempt', 'spec', 'last_step', 'ran_ms', 'request')
 end
 
 -- begin id token backend spec_hash resumed_from: the trainer has begun: on what, and after which step ('' for the first).
@@ -484,9 +499,10 @@ function moves.retry(id, token, max_attempts, error_json)
   return status_of(id)
 end
 
--- cancel id: queued or paused -> cancelled at once, running or pausing -> cancelling; any other state stays.
+-- cancel id by: queued or paused -> cancelled at once, running or pausing -> cancelling; any other state stays.
 -- -> the status before | ''
-function moves.cancel(id)
+function moves.cancel(id, by_json)
+  if by_json then on_behalf_of(by_json) end
   local status = status_of(id)
   if status == 'queued' or status == 'paused' then
     end_with(id, 'cancelled')
@@ -496,8 +512,9 @@ function moves.cancel(id)
   return status or ''
 end
 
--- pause id: queued -> paused at once, running -> pausing; any other state stays. -> the status before | ''
-function moves.pause(id)
+-- pause id by: queued -> paused at once, running -> pausing; any other state stays. -> the status before | ''
+function moves.pause(id, by_json)
+  on_behalf_of(by_json)
   local status = status_of(id)
   if status == 'queued' then
     set_aside(id)
@@ -516,11 +533,11 @@ end
 -- resume id by: a paused job, or one that ended without success, is queued again; one that is being paused goes on; any other
 -- state stays. -> the status before | full | long | crowded | ''
 function moves.resume(id, by_json)
-  local status = status_of(id)
+  local by, status = on_behalf_of(by_json), status_of(id)
   if status == 'pausing' then
     enter(id, 'running')
   elseif status == 'paused' or status == 'failed' or status == 'cancelled' then
-    local refused = refusal_of_old(cjson.decode(by_json), id, status)
+    local refused = refusal_of_old(by, id, status)
     if refused then return refused end
     if status ~= 'paused' then
       redis.call('HDEL', key(id), 'error', 'finished_ms', 'extended', 'stopped_early')
@@ -541,7 +558,7 @@ function moves.extend(id, epochs, seen, spec, spec_hash, total_steps, by_json)
   if status ~= '' and not TERMINAL[status] then return record[3] == epochs and 'known' or status end
   if status == '' then return '' end
   if record[2] ~= seen then return 'changed' end
-  local refused = refusal_of_old(cjson.decode(by_json), id, status)
+  local refused = refusal_of_old(on_behalf_of(by_json), id, status)
   if refused then return refused end
   redis.call('HDEL', key(id), 'error', 'finished_ms', 'stopped_early')
   redis.call('HSET', key(id), 'attempt', 0, 'ran_ms', 0, 'spec', spec, 'spec_hash', spec_hash,
@@ -573,8 +590,9 @@ function moves.delete(id)
   return status
 end
 
--- cancel_sweep id: cancel those of its jobs that have not ended. -> how many | -1 (no such sweep)
-function moves.cancel_sweep(id)
+-- cancel_sweep id by: cancel those of its jobs that have not ended. -> how many | -1 (no such sweep)
+function moves.cancel_sweep(id, by_json)
+  on_behalf_of(by_json)
   if redis.call('EXISTS', sweep_key(id)) == 0 then return -1 end
   redis.call('DEL', sweep_key(id) .. ':held') -- none of them is to take the place of another
   local count = 0
@@ -743,6 +761,11 @@ function moves.short()
     if is_served(queue) and redis.call('LLEN', queue) < redis.call('ZCARD', at_home_in(queue)) then table.insert(found, queue) end
   end
   return found
+end
+
+-- turn name ms: whether nobody has had this turn for so long; it is the caller's then -> 1 | 0
+function moves.turn(name, ms)
+  return redis.call('SET', 'descent:turn:' .. name, now, 'NX', 'PX', ms) and 1 or 0
 end
 
 -- overdue: the ids whose lease has run out

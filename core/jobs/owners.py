@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from core.errors import NotFound
 from core.jobs.database import Database
+from core.origin import current
 
 _KEPT = 100_000
 
@@ -69,8 +70,10 @@ class Owned:
 
     @property
     def _by(self) -> str:
-        """Who asks that jobs be queued, and what limits there are, as the moves want it."""
-        return dumps({"owner": self._caller.owner, **asdict(self._limits)})
+        """Who asks, with which request, and what limits there are, as the moves want it."""
+        request = current()
+        asked = {"request": asdict(request)} if request else {}
+        return dumps({"owner": self._caller.owner, **asdict(self._limits), **asked})
 
     def _own(self, name: str) -> str:
         """The name of a list: everybody's, or the caller's own."""

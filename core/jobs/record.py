@@ -49,7 +49,9 @@ def job_of(
 
 def transition_of(text: str) -> Transition:
     entry = json.loads(text)
-    return Transition(status=entry["status"], at=_at(entry["at_ms"]), worker=entry.get("worker"))
+    return Transition(
+        status=entry["status"], at=_at(entry["at_ms"]), worker=entry.get("worker"), request_id=entry.get("request_id")
+    )
 
 
 def _at(ms: str | int) -> datetime:

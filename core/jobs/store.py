@@ -324,7 +324,7 @@ class JobStore(Owned):
 
         Returns the job, and whether this call changed anything.
         """
-        before = await self._move("cancel", job_id)
+        before = await self._move("cancel", job_id, self._by)
         if not before:
             raise NotFound("no such job")
         return await self._get(job_id), not Status(before).terminal and before != Status.CANCELLING
@@ -336,7 +336,7 @@ class JobStore(Owned):
 
         Returns the job, and whether this call changed anything. Raises NotFound.
         """
-        before = await self._move("pause", job_id)
+        before = await self._move("pause", job_id, self._by)
         if not before:
             raise NotFound("no such job")
         return await self._get(job_id), before in (Status.QUEUED, Status.RUNNING)

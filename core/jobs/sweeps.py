@@ -135,7 +135,7 @@ class SweepStore(Owned):
     @seen_by_caller
     async def cancel(self, sweep_id: str) -> bool:
         """Cancel those of its jobs that have not ended. Returns whether there were any. Raises NotFound."""
-        return self._found(await self._move("cancel_sweep", sweep_id)) > 0
+        return self._found(await self._move("cancel_sweep", sweep_id, self._by)) > 0
 
     @reaching_redis
     @seen_by_caller

@@ -3,6 +3,7 @@
 The moves are atomic scripts in `moves.lua`. A write names the claim it is made for, and answers `lost` when that is void.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,13 +12,15 @@ from uuid import uuid4
 from core.errors import Unavailable
 from core.jobs.database import reaching_redis
 from core.jobs.job import JobError, Status
-from core.jobs.record import to_json
+from core.jobs.record import to_json, transition_of
 from core.jobs.store import JobStore, RawJob
+from core.origin import Origin
 from core.spec import JobSpec
 
 MAX_ATTEMPTS = 3
 _PREFIX = "descent:job:"
 _RELEASED_AT_A_TIME = 200
+_READ_AT_A_TIME = 1000
 _RESTORING_S = 3600  # then what an interrupted restore has left goes
 _APPEND_CHUNK = 1000  # Lua's unpack takes some thousand arguments
 
@@ -32,6 +35,7 @@ class Claim:
     spec: JobSpec
     last_step: int = -1  # of the last loss point that is stored
     ran_s: float = 0.0  # how long earlier attempts trained; counts for the job's time limit
+    origin: Origin | None = None  # the request that queued it
 
 
 class WorkStore(JobStore):
@@ -49,7 +53,7 @@ class WorkStore(JobStore):
         reply = await self._move("claim", job_id, worker, _ms(lease_s), served)
         if not reply:
             return None
-        token, attempt, spec, last_step, ran_ms = reply
+        token, attempt, spec, last_step, ran_ms, request = reply
         return Claim(
             job_id=job_id,
             token=token,
@@ -57,6 +61,7 @@ class WorkStore(JobStore):
             spec=JobSpec.model_validate_json(spec),
             last_step=int(last_step),
             ran_s=int(ran_ms) / 1000,
+            origin=Origin(**json.loads(request)) if request else None,
         )
 
     @reaching_redis
@@ -70,6 +75,12 @@ class WorkStore(JobStore):
     async def beat(self, claim: Claim, *, lease_s: float) -> str:
         """Renew the lease. Returns `go_on`, `cancel`, `pause`, or `lost` when the job is not the caller's any more."""
         return cast(str, await self._move("beat", claim.job_id, claim.token, _ms(lease_s)))
+
+    @reaching_redis
+    async def asked_by(self, claim: Claim) -> str | None:
+        """The id of the request that asked for what the job was told last (to cancel, to pause); None when none did."""
+        told = await self._redis.lindex(f"{_PREFIX}{claim.job_id}:transitions", -1)
+        return transition_of(told).request_id if told else None
 
     @reaching_redis
     async def append(
@@ -137,9 +148,12 @@ class WorkStore(JobStore):
     # --- files -------------------------------------------------------------------------------------------------------
 
     @reaching_redis
-    async def unfiled(self) -> list[str]:
-        """Ids of the jobs whose `job.json` is older than their record."""
-        return cast(list[str], sorted(await self._redis.smembers("descent:unfiled")))
+    async def unfiled(self, most: int = 0) -> list[str]:
+        """Ids of the jobs whose `job.json` is older than their record: all of them, or some, others each time."""
+        some = await (
+            self._redis.srandmember("descent:unfiled", most) if most else self._redis.smembers("descent:unfiled")
+        )
+        return cast(list[str], sorted(some))
 
     @reaching_redis
     async def filed(self, job: RawJob) -> None:
@@ -167,6 +181,11 @@ class WorkStore(JobStore):
     # --- the reconciler ----------------------------------------------------------------------------------------------
 
     @reaching_redis
+    async def take_turn(self, name: str, *, every_s: float) -> bool:
+        """Whether the caller, of all workers, is to do what is done once in so long."""
+        return bool(await self._move("turn", name, _ms(every_s)))
+
+    @reaching_redis
     async def overdue(self) -> list[str]:
         """Ids of jobs whose lease has run out."""
         return cast(list[str], await self._move("overdue"))
@@ -183,8 +202,11 @@ class WorkStore(JobStore):
 
     @reaching_redis
     async def messages(self, queue: str) -> list[str]:
-        """All that lies in a queue."""
-        return cast(list[str], await self._redis.lrange(queue, 0, -1))
+        """All that lies in a queue; twice what moves meanwhile, as it is read from its newer end, a part at a time."""
+        found: list[str] = []
+        while part := await self._redis.lrange(queue, len(found), len(found) + _READ_AT_A_TIME - 1):
+            found += part
+        return found
 
     @reaching_redis
     async def released(self) -> list[str]:
