@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from uuid import uuid4
 
 from core.jobs import broker
 from core.jobs.job import Status
@@ -40,17 +39,6 @@ async def becomes(check: Callable[[], Awaitable[bool]], *, within_s: float = 20)
     async with asyncio.timeout(within_s):
         while not await check():
             await asyncio.sleep(0.02)
-
-
-def test_of_all_workers_one_has_a_turn_and_it_comes_again(with_store: WithStore[None]) -> None:
-    async def use(store: WorkStore) -> None:
-        long, short = uuid4().hex, uuid4().hex
-        assert await store.take_turn(long, every_s=60)
-        assert not await store.take_turn(long, every_s=60)
-        assert await store.take_turn(short, every_s=0.05)
-        await becomes(lambda: store.take_turn(short, every_s=60))
-
-    with_store(use)
 
 
 def test_a_worker_without_the_turn_files_jobs_and_leaves_lost_ones_to_the_other(

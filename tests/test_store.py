@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -640,3 +641,16 @@ def test_a_redis_that_is_not_there_is_unavailable_at_once() -> None:
                 await store.submit(SPEC)
 
     asyncio.run(asyncio.wait_for(use(), 5))
+
+
+def test_of_all_workers_one_has_a_turn_and_it_comes_again(with_store: WithStore[None]) -> None:
+    async def use(store: WorkStore) -> None:
+        long, short = uuid4().hex, uuid4().hex
+        assert await store.take_turn(long, every_s=60)
+        assert not await store.take_turn(long, every_s=60)
+        assert await store.take_turn(short, every_s=0.05)
+        async with asyncio.timeout(20):
+            while not await store.take_turn(short, every_s=60):
+                await asyncio.sleep(0.02)
+
+    with_store(use)

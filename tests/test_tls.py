@@ -51,7 +51,7 @@ OF_CLIENTS = {
 OF_THE_HOUSE = {"filed", "filed_sweep", "restore_sweep", "standing", "name", "unname", "told"}  # not in test_store.py
 OF_WORKERS = {
     "claim", "begin", "beat", "append", "epoch", "finish", "stop", "retry", "filed", "filed_sweep", "restore",
-    "restore_sweep", "ring", "overdue", "announce", "workers", "loss",
+    "restore_sweep", "ring", "turn", "overdue", "announce", "workers", "loss",
 }  # fmt: skip
 
 

@@ -226,7 +226,7 @@ def test_nothing_of_it_is_loaded_when_no_collector_is_named(tmp_path: Path) -> N
         "import sys; from core.settings import Settings; from pathlib import Path\n"
         f"settings = Settings(home=Path({str(tmp_path)!r}))\n"
         "from api.app import create_app; create_app(settings)\n"
-        "from worker.app import make_app; make_app(settings)\n"
+        "from core.devices import slots; from worker.app import make_app; make_app(settings, slots(settings)[0])\n"
         "print(*(name for name in sys.modules if name.startswith(('opentelemetry.exporter', 'opentelemetry.sdk.trace'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
