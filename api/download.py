@@ -128,7 +128,7 @@ async def _made(state: State, job_id: str, format: str) -> bytes:
     log.info("model file made", extra={"job_id": job_id, "format": format, "seconds": seconds})
     source = stored.files["safetensors"]
     try:
-        await to_thread.run_sync(artifacts.publish_export, files, source, format, content)
+        await to_thread.run_sync(artifacts.publish_export, files, source, format, content, limiter=state.fetching)
     except OSError as error:  # the file is as good as if it could be kept
         log.warning("the file cannot be kept", extra={"job_id": job_id, "format": format, "reason": str(error)})
     return content

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, model_validator
@@ -240,7 +241,7 @@ async def checkpoints(job_id: JobId, request: Request) -> Checkpoints:
     state = state_of(request)
     spec = await state.store.spec(known(job_id))
     epochs = {metrics["epoch"]: metrics for metrics in await state.store.epochs(job_id)}
-    kept = await run_in_threadpool(artifacts.kept_checkpoints, state.files, job_id)
+    kept = await to_thread.run_sync(artifacts.kept_checkpoints, state.files, job_id, limiter=state.fetching)
     found = []
     for file in kept:
         epoch, batch = divmod(file["step"], spec.steps_per_epoch)

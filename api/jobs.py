@@ -1,12 +1,14 @@
 """Jobs: create, list, look at, cancel, pause, resume, delete."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -246,7 +248,8 @@ async def delete(job_id: JobId, request: Request) -> None:
     """The record, the loss history, the weights and the checkpoints, all of it."""
     state = state_of(request)
     await state.store.delete(known(job_id))
-    await archive.remove_job(state.store, state.files, job_id)
+    in_thread = functools.partial(to_thread.run_sync, limiter=state.fetching)
+    await archive.remove_job(state.store, state.files, job_id, in_thread=in_thread)
     log.info("job deleted", extra={"job_id": job_id})
 
 

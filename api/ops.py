@@ -1,9 +1,11 @@
 """Health, metrics and version, for people and for whatever watches the server."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
@@ -18,6 +20,7 @@ from core.spec import TRAIN_IMAGES
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
+_DISK_LIMIT_S = 3
 _GOOD_S, _BAD_S = 1.0, 0.1  # how long it is good that a job could run, or could not
 
 
@@ -128,8 +131,12 @@ async def _worker(state: State) -> str:
 
 
 async def _disk(state: State) -> str:
-    """Where the jobs' files are."""
-    return await run_in_threadpool(state.files.probe)
+    """Where the jobs' files are. A storage elsewhere may take long to say nothing."""
+    try:
+        async with asyncio.timeout(_DISK_LIMIT_S):
+            return await to_thread.run_sync(state.files.probe, limiter=state.fetching, abandon_on_cancel=True)
+    except TimeoutError:
+        raise Unavailable(f"the storage of files does not answer within {_DISK_LIMIT_S} s") from None
 
 
 async def _dataset(state: State) -> str:

@@ -72,7 +72,7 @@ def api() -> None:
 def worker(
     check: Annotated[bool, typer.Option("--check", help="Run none; fail unless one is alive on this machine.")] = False,
 ) -> None:
-    """Run one worker alone (what `up` and docker-compose run)."""
+    """Run the workers of this machine, one a GPU, alone (what `up` and docker-compose run)."""
     if check:
         _check_worker()
         return

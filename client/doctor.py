@@ -209,7 +209,10 @@ _READINESS = {
         "jobs are accepted and wait",
         "start one (`descent worker`); if it ends at once, its log says why: logs/worker-1.log in the home",
     ),
-    "disk": ("models and histories cannot be written", "free space, or make the home's folder `jobs` writable"),
+    "disk": (
+        "models and histories cannot be written",
+        "free space, make the home's folder `jobs` writable, or see that the bucket in DESCENT_ARTIFACTS can be reached",
+    ),
     "dataset": ("jobs cannot train", "fetch it ahead: `descent data fetch`"),
 }
 

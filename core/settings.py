@@ -225,6 +225,11 @@ class Settings(BaseSettings):
         return {f"DESCENT_{field.upper()}": "" if value is None else str(value) for field, value in values.items()}
 
     @property
+    def leave_s(self) -> float:
+        """How long a worker may take to leave: its trainer stops, and the job is given back."""
+        return max(40.0, self.stop_s + 10)
+
+    @property
     def threads_per_trainer(self) -> int:
         """Ours if it is set, else what `OMP_NUM_THREADS` says to all programs, else this worker's share of the cores."""
         usual = os.environ.get("OMP_NUM_THREADS", "")

@@ -342,6 +342,21 @@ def test_a_trainers_only_gpu_goes_by_the_workers_number() -> None:
     assert (without.paddles("gpu:2"), without.ours("gpu:0")) == ("gpu:2", "gpu:0")
 
 
+def test_a_worker_beyond_the_gpus_trains_on_its_cpu_whatever_the_others_do() -> None:
+    settings = Settings(device="gpu", gpus="0", workers=2)
+    first, second = devices.slots(settings)
+    assert (first.device(settings), second.device(settings)) == ("gpu", "cpu")
+    assert Setup.of(settings, device=second.device(settings)).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("fields", "trained_on"), [({}, "cpu"), ({"precision": "bf16"}, "gpu"), ({"to_static": True}, "gpu")]
+)
+def test_auto_is_the_workers_device_unless_only_a_gpu_can_do_it(fields: dict[str, Any], trained_on: str) -> None:
+    spec = JobSpec.model_validate({"optimizer": "adam", "learning_rate": 0.001, **fields})
+    assert Setup.of(Settings(device="cpu")).place_of(spec) == trained_on
+
+
 # --- the store -----------------------------------------------------------------------------------------------------------
 
 NEEDS = [

@@ -143,7 +143,7 @@ def main(slot: str = "") -> None:
     if slot or len(all_slots) == 1:
         _work(settings, all_slots[int(slot or 1) - 1])
     else:
-        supervise(len(all_slots))
+        supervise(len(all_slots), limit_s=settings.leave_s)
 
 
 def _work(settings: Settings, slot: Slot) -> None:

@@ -6,14 +6,13 @@ from contextlib import suppress
 
 from core.processes import Child, Family, ignore_signals, leave_on_signals
 
-_STOP_S = 40.0  # a trainer may take DESCENT_STOP_S to stop, and then its job is given back
-
 log = logging.getLogger(__name__)
 
 
-def supervise(workers: int) -> None:
+def supervise(workers: int, *, limit_s: float) -> None:
     """Run the workers of this machine's slots until SIGTERM or SIGINT; each then gives its job back and leaves.
 
+    One that takes longer than `limit_s` is killed.
     Raises StackError when they end over and over.
     """
     leave_on_signals()
@@ -31,7 +30,7 @@ def supervise(workers: int) -> None:
             children.watch(log.warning)
         finally:
             ignore_signals()
-            children.stop("worker", _STOP_S)
+            children.stop("worker", limit_s)
 
 
 def command(slot: int) -> list[str]:

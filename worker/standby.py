@@ -21,7 +21,7 @@ class Standby:
     """Keeps at most one trainer waiting. All methods belong to one event loop, which must outlive the processes."""
 
     def __init__(self, settings: Settings, slot: Slot) -> None:
-        self._setup = json.dumps(dataclasses.asdict(Setup.of(settings, gpu=slot.number)))
+        self._setup = json.dumps(dataclasses.asdict(Setup.of(settings, gpu=slot.number, device=slot.device(settings))))
         self._env = os.environ | slot.env
         self._waiting: asyncio.subprocess.Process | None = None
 

@@ -67,9 +67,10 @@ class Setup:
     log_level: str
 
     @classmethod
-    def of(cls, settings: Settings, *, gpu: int | None = None) -> "Setup":
+    def of(cls, settings: Settings, *, gpu: int | None = None, device: str | None = None) -> "Setup":
+        """As the settings have it; or with a GPU of its own, or another place for `auto`."""
         return cls(
-            device=settings.device,
+            device=device or settings.device,
             gpu=gpu,
             threads=settings.threads_per_trainer,
             checkpoint_s=settings.checkpoint_s,
@@ -81,6 +82,12 @@ class Setup:
             artifacts=settings.artifacts_at,
             log_level=settings.log_level,
         )
+
+    def place_of(self, spec: JobSpec) -> str:
+        """The device of a job; that of `auto` is the worker's, unless only a GPU can do what the job asks for."""
+        if spec.device != "auto":
+            return spec.device
+        return "gpu" if spec.wants_gpu and self.device == "cpu" else self.device
 
     def paddles(self, device: str) -> str:
         """What Paddle calls a device here: the only GPU it sees is its first."""
@@ -152,8 +159,7 @@ class Job:
 
     def __init__(self, setup: Setup, assignment: Assignment, kernel: "Kernel | None", out: IO[str]) -> None:
         spec = JobSpec.model_validate(assignment.spec)
-        device = setup.device if spec.device == "auto" else spec.device
-        self._spec = spec.model_copy(update={"device": setup.paddles(device)})
+        self._spec = spec.model_copy(update={"device": setup.paddles(setup.place_of(spec))})
         self._setup, self._assignment, self._kernel, self._out = setup, assignment, kernel, out
         self._files = storage_at(setup.artifacts, setting="DESCENT_ARTIFACTS")
         bind(**{"job_id": assignment.job_id} | assignment.log)

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from core.errors import ArtifactCorrupt, InvalidRequest, NotFound, StorageAway
@@ -74,10 +74,15 @@ async def file_sweep(store: WorkStore, files: Storage, sweep_id: str) -> None:
     await sweeps.filed(sweep_id, sweep["record"].get("cancelled_ms", ""))
 
 
-async def remove_job(store: JobStore, files: Storage, job_id: str) -> None:
-    """Remove the files of a deleted job. A storage that refuses is tried again at the next scan. Raises Unavailable."""
+async def remove_job(
+    store: JobStore, files: Storage, job_id: str, *, in_thread: Callable[..., Awaitable[Any]] = asyncio.to_thread
+) -> None:
+    """Remove the files of a deleted job. A storage that refuses is tried again at the next scan. Raises Unavailable.
+
+    `in_thread(do, *given)` runs what waits for the storage.
+    """
     try:
-        await asyncio.to_thread(artifacts.remove, files, job_id)
+        await in_thread(artifacts.remove, files, job_id)
     except OSError as error:
         log.warning("the job's files cannot be removed", extra={"job_id": job_id, "reason": str(error)})
         return

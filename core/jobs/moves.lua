@@ -763,9 +763,13 @@ function moves.short()
   return found
 end
 
--- turn name ms: whether nobody has had this turn for so long; it is the caller's then -> 1 | 0
+-- turn name ms: whether nobody has had this turn for so long, by the caller's measure, since others may take it less often; it is
+-- the caller's then -> 1 | 0
 function moves.turn(name, ms)
-  return redis.call('SET', 'descent:turn:' .. name, now, 'NX', 'PX', ms) and 1 or 0
+  local had = tonumber(redis.call('GET', 'descent:turn:' .. name) or nil)
+  if had and had <= now and had + ms > now then return 0 end
+  redis.call('SET', 'descent:turn:' .. name, now, 'PX', ms)
+  return 1
 end
 
 -- overdue: the ids whose lease has run out

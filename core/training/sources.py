@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import DatasetUnavailable
+from core.errors import DatasetUnavailable, StackError
 from core.storage import storage_at
 from core.training import idx
 from core.training.idx import Bytes
@@ -287,11 +287,19 @@ def _run(command: Sequence[str], folder: Path, heed: Callable[[str], None] = lam
 # --- mirrors -----------------------------------------------------------------------------------------------------------
 
 
+def has(name: str, location: str, *, limit_s: float) -> bool:
+    """Whether a mirror can be reached and has files of a data set."""
+    try:
+        return bool(storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=limit_s).find(name))
+    except (OSError, StackError):
+        return False
+
+
 def from_mirror(name: str, location: str, *, wanted: slice = idx.ALL, report: Report = lambda *_: None) -> list[Bytes]:
     """The arrays of files below `<location>/<name>/`, plain or .gz, verified. Raises DatasetUnavailable."""
-    files = storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=_DOWNLOAD_LIMIT_S)
     arrays = []
     try:
+        files = storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=_DOWNLOAD_LIMIT_S)
         there = files.find(name)
         for file in idx.FILES[name][wanted]:
             path = next((path for end in (".gz", "") if (path := f"{name}/{file.name}{end}") in there), None)
@@ -300,7 +308,7 @@ def from_mirror(name: str, location: str, *, wanted: slice = idx.ALL, report: Re
             content = files.get(path)
             report(file.name, len(content), there[path])
             arrays.append(idx.verified(file, gzip.decompress(content) if path.endswith(".gz") else content))
-    except idx.DAMAGED as error:
+    except (*idx.DAMAGED, StackError) as error:
         raise DatasetUnavailable(f"DESCENT_DATA_MIRROR: {error}") from error
     return arrays
 
