@@ -44,13 +44,14 @@ def ls(
     server: Server,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, ...")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Its name.", autocompletion=optimizer_names)] = None,
-    tag: Annotated[str | None, typer.Option(help="KEY or KEY:VALUE.")] = None,
+    tag: Annotated[str | None, typer.Option(help="KEY or KEY=VALUE.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Jobs of this sweep.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     sweeps: Annotated[bool, typer.Option("--sweeps", help="List sweeps instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first. --json: one a line."""
+    tag = tag and tag.replace("=", ":", 1)  # as `submit` takes it
     with connected(server) as client:
         if sweeps:
             _list_sweeps(client, limit, as_json=as_json)

@@ -70,7 +70,7 @@ def _sentence(problem: "FieldProblem") -> str:
     hint = f"; did you mean {problem['did_you_mean']}?" if problem.get("did_you_mean") else ""
     detail, allowed = problem["detail"], problem.get("allowed", [])
     is_said = all(f"'{each}'" in detail for each in allowed)
-    return f"{detail}{hint}" if is_said else f"{detail}{hint} Allowed: {', '.join(allowed)}."
+    return f"{detail}{hint}" if is_said else f"{detail}{hint or '.'} Allowed: {', '.join(allowed)}."
 
 
 # --- short names -------------------------------------------------------------------------------------------------------

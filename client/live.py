@@ -152,7 +152,9 @@ class _Lines:
                 self._say(f"{course.job_id} {status}")
             case EpochEnded(metrics=metrics):
                 done = f"epoch {metrics['epoch'] + 1}/{course.spec['epochs']} done"
-                self._say(_joined(done, course.loss, course.accuracy, course.speed))
+                accuracy = f"validation accuracy {metrics['valid_accuracy']:.2%}"
+                speed = f"{metrics['images_per_s']:,.0f} images/s"
+                self._say(_joined(done, _mean(metrics["train_loss"]), accuracy, speed))
             case Points() if time.monotonic() - self._said_at > _PLAIN_EVERY_S:
                 steps = f"step {course.steps_done:,} of {course.total_steps:,}"
                 self._say(_joined(course.epoch, steps, course.loss, course.speed))
@@ -160,6 +162,10 @@ class _Lines:
     def _say(self, text: str) -> None:
         output.tell(text)
         self._said_at = time.monotonic()
+
+
+def _mean(loss: float | None) -> str:
+    return "mean loss not finite" if loss is None else f"mean loss {loss:.4f}"
 
 
 def _joined(*parts: str) -> str:

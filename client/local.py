@@ -82,6 +82,9 @@ def train(
     """Train the lesson's network here (--local); the loss points go to stdout as JSON lines."""
     if not local:
         raise usage("say --local; to train on a server: descent submit")
+    out = out or Path(f"{dataset}.pdparams")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise usage(f"{out} cannot be written: it is a folder, or its own is missing or not ours", "--out")
     settings = settings_with(device=device)
     spec = {
         "optimizer": optimizer,
@@ -92,7 +95,7 @@ def train(
         "dataset": dataset,
         "device": settings.device,
     }
-    _train_here(spec, settings, out or Path(f"{dataset}.pdparams"))
+    _train_here(spec, settings, out)
 
 
 def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None:

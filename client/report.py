@@ -63,7 +63,10 @@ def _outcome(job: "JobData", found: Mapping[str, Any] | None) -> Iterator[tuple[
     yield "error", f"{error['code']}: {error['message']}" if error else ""
     if early := job["stopped_early"]:
         yield "stopped early", f"after {early['epochs']} epochs it was number {early['place']} of {early['runs']}"
-    yield "model", f"ready, {model['size_bytes']:,} bytes" if model["ready"] and model["size_bytes"] else ""
+    yield (
+        "model",
+        f"ready, {model['size_bytes']:,} bytes as safetensors" if model["ready"] and model["size_bytes"] else "",
+    )
 
 
 def waits_for(job: "JobData") -> str:
@@ -92,7 +95,7 @@ def _details(job: "JobData") -> Iterator[tuple[str, Any]]:
     yield "more", ", ".join(f"{name}={value}" for name, value in rest.items())
     yield "created", f"{job['created_at']} ({age(job['created_at'])} ago)"
     yield "finished", job["finished_at"] or ""
-    yield "sha256", job["model"]["sha256"] or ""
+    yield "sha256", f"{job['model']['sha256']} (as safetensors)" if job["model"]["sha256"] else ""
     yield "attempt", job["attempt"] if job["attempt"] > 1 else ""
     yield "sweep", job["sweep"] or ""
 

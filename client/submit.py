@@ -139,6 +139,8 @@ def sweep(
         "early_stopping": "asha" if asha else None,
         "target_accuracy": target,
     }
+    if rates and ".." in rates and samples is None:
+        raise usage("a range of rates needs --samples N: so many are drawn from it at random", "--rates")
     if not (lesson or optimizers or rates or recipe.spec):
         raise usage("say --lesson for the lesson's 15 runs, or give --optimizers, --rates or both")
     spec |= {name: value for name, value in given.items() if value is not None}

@@ -114,7 +114,7 @@ def test_a_job_is_trained_downloaded_and_asked_on_the_command_line(
     assert submitted.returncode == 0, submitted.stderr
     assert re.search(r"^test accuracy  [6-9]\d\.\d\d%$", submitted.stdout, re.MULTILINE)
     assert re.search(
-        r"epoch 1/1 done, loss \d\.\d{4}, validation accuracy \d\d\.\d\d%, [\d,]+ images/s", submitted.stderr
+        r"epoch 1/1 done, mean loss \d\.\d{4}, validation accuracy \d\d\.\d\d%, [\d,]+ images/s", submitted.stderr
     )
     next_one = re.search(r"descent (download job_\S+)", submitted.stderr)
     assert next_one

@@ -652,7 +652,9 @@ def test_of_all_workers_one_has_a_turn_and_it_comes_again(with_store: WithStore[
         async with asyncio.timeout(20):
             while not await store.take_turn(short, every_s=60):
                 await asyncio.sleep(0.02)
-            while not await store.take_turn(long, every_s=0.02):  # who looks often does not wait for one who looks seldom
+            while not await store.take_turn(
+                long, every_s=0.02
+            ):  # who looks often does not wait for one who looks seldom
                 await asyncio.sleep(0.02)
 
     with_store(use)
