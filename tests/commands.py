@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from client import cli
 from core.jobs.job import JobError, Status
 from core.jobs.work import WorkStore
-from core.training import runtime
+from tests import terminal
 from tests.conftest import ROOT
 from tests.staged import Api, blank_weights, published, train
 
@@ -54,7 +54,7 @@ def begun(url: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """A command that goes on while the test does something."""
     process = subprocess.Popen(
         [*COMMAND, *words], env=environment(url), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=runtime.die_with_parent,
+        preexec_fn=terminal.as_typed,
     )  # fmt: skip
     try:
         yield process

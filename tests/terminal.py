@@ -38,6 +38,12 @@ class Shown:
         return [line for line in _MOVE.sub("\n", _COLOUR.sub("", self.raw)).splitlines() if line]
 
 
+def as_typed() -> None:
+    """In a process just forked: Ctrl-C reaches it, also where whoever runs the tests has been told to ignore that (nohup)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runtime.die_with_parent()
+
+
 def run(
     command: Sequence[str],
     *,
@@ -55,7 +61,7 @@ def run(
     def take_terminal() -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        runtime.die_with_parent()
+        as_typed()
 
     process = subprocess.Popen(
         command,

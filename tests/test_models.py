@@ -1,7 +1,6 @@
 """Models and their names over real HTTP, and the second data set from the job to the label."""
 
 import asyncio
-import base64
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
@@ -98,7 +97,7 @@ def test_a_picture_of_clothes_is_put_into_the_frame_as_its_data_set_was(
     small = Image.fromarray(255 - np.pad(fashion.test.images[trouser], 6)).resize((300, 300))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
-    answer = client.predict([base64.b64encode(buffer.getvalue()).decode()], model=clothes_job)
+    answer = client.predict([buffer.getvalue()], model=clothes_job)
     assert answer["predictions"][0]["label"] == "Trouser"
 
 

@@ -23,7 +23,7 @@ from core.jobs.work import WorkStore
 from core.processes import Child
 from core.settings import Settings, read_settings
 from core.spec import JobSpec
-from tests.conftest import DOOMED, WithStore, descendants, eventually, processes
+from tests.conftest import DOOMED, WithStore, descendants, eventually, processes, redis_running
 from tests.staged import Api, api_without_worker
 from worker.several import command
 from worker.trainer_process import Setup
@@ -391,29 +391,26 @@ def test_a_job_is_at_home_where_those_listen_who_can_train_it(
     with_store(use)
 
 
-def test_a_queue_is_short_when_messages_of_its_jobs_are_lost(with_store: WithStore[Any]) -> None:
+def test_a_queue_is_short_when_messages_of_its_jobs_are_lost(tmp_path: Path) -> None:
     """Only while somebody listens; a job that a former version queued counts as well."""
     doorbell = broker.doorbells(broker.make_celery("redis://nowhere"))
 
-    async def use(store: WorkStore) -> None:
-        await store._redis.delete(CPU, GPU)
-        for_cpu = (await store.submit(JobSpec.model_validate(DOOMED))).id
-        for_gpu = (await store.submit(JobSpec.model_validate(DOOMED | {"device": "gpu"}))).id
-        await store.announce("here:1", alive_s=30, info={"queues": broker.queues_of(None)})
-        assert await store.short_queues() == [CPU]
-        await store.announce("here:2", alive_s=30, info={"queues": broker.queues_of(4)})
-        assert await store.short_queues() == [CPU, GPU]
-        await store.announce("here:2", alive_s=0, info={"queues": broker.queues_of(4)})
-        assert await store.short_queues() == [CPU]
-        await store._redis.delete(f"descent:queued:{CPU}", f"descent:queued:{GPU}")
-        assert await store.short_queues() == [CPU]
-        assert (await store.queued(CPU), await store.queued(GPU)) == ([for_cpu], [for_gpu])
-        assert await store.ring(for_cpu, doorbell=doorbell)
-        assert await store.short_queues() == []
-        assert [broker.job_id_of(text) for text in await store.messages(CPU)] == [for_cpu]
-        await store.announce("here:1", alive_s=0, info={"queues": broker.queues_of(None)})
-        for job_id in (for_cpu, for_gpu):
-            await store.cancel(job_id)
-        await store._redis.delete(CPU, GPU)
+    async def use(settings: Settings) -> None:
+        async with WorkStore.connect(settings.store_url) as store:
+            for_cpu = (await store.submit(JobSpec.model_validate(DOOMED))).id
+            for_gpu = (await store.submit(JobSpec.model_validate(DOOMED | {"device": "gpu"}))).id
+            await store.announce("here:1", alive_s=30, info={"queues": broker.queues_of(None)})
+            assert await store.short_queues() == [CPU]
+            await store.announce("here:2", alive_s=30, info={"queues": broker.queues_of(4)})
+            assert await store.short_queues() == [CPU, GPU]
+            await store.announce("here:2", alive_s=0, info={"queues": broker.queues_of(4)})
+            assert await store.short_queues() == [CPU]
+            await store._redis.delete(f"descent:queued:{CPU}", f"descent:queued:{GPU}")
+            assert await store.short_queues() == [CPU]
+            assert (await store.queued(CPU), await store.queued(GPU)) == ([for_cpu], [for_gpu])
+            assert await store.ring(for_cpu, doorbell=doorbell)
+            assert await store.short_queues() == []
+            assert [broker.job_id_of(text) for text in await store.messages(CPU)] == [for_cpu]
 
-    with_store(use)
+    with redis_running(tmp_path) as settings:  # a database without the jobs of other tests
+        asyncio.run(use(settings))

@@ -44,7 +44,7 @@ async def becomes(check: Callable[[], Awaitable[bool]], *, within_s: float = 20)
 def test_a_worker_without_the_turn_files_jobs_and_leaves_lost_ones_to_the_other(
     redis_settings: Settings, with_store: WithStore[None]
 ) -> None:
-    settings, stopping = redis_settings.model_copy(update={"beat_s": 0.05}), threading.Event()
+    settings, stopping = redis_settings.model_copy(update={"beat_s": 0.05, "scan_s": 600}), threading.Event()
 
     async def use(store: WorkStore) -> None:
         job = await store.submit(SPEC)
