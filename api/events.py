@@ -212,21 +212,21 @@ async def _text(request: Request, state: State, jobs: list[str], cursor: Cursor)
 
 
 def _events(job_id: str, seen: Seen, news: News) -> Sequence[tuple[str, str, Seen]]:
-    """A job's news as events: their name, their data, and what was sent with them. The status comes last."""
-    head = f'{{"job_id":"{job_id}"'
+    """A job's news as events: their name, their data, and what was sent with them.
+
+    What was learnt comes between the beginning of the work and its end, as it does for who watches it live.
+    """
+    points = [("points", f'"points":[{",".join(news.points)}]', {"points": len(news.points)})] if news.points else []
+    epochs = [("epoch", f'"metrics":{EpochMetrics.of(json.loads(text)).model_dump_json()}', {"epochs": 1})
+              for text in news.epochs]  # fmt: skip
+    words = [Status(json.loads(text)["status"]) for text in news.transitions]
+    statuses = [("status", to_json({"status": word, "terminal": word.terminal})[1:-1], {"transitions": 1})
+                for word in words]  # fmt: skip
+    began = max((place for place, word in enumerate(words, 1) if word is Status.RUNNING), default=0)
     events = []
-    if news.points:
-        seen = seen.plus(points=len(news.points))
-        events.append(("points", f'{head},"points":[{",".join(news.points)}]}}', seen))
-    for text in news.epochs:
-        seen = seen.plus(epochs=1)
-        metrics = EpochMetrics.of(json.loads(text)).model_dump_json()
-        events.append(("epoch", f'{head},"metrics":{metrics}}}', seen))
-    for text in news.transitions:
-        seen = seen.plus(transitions=1)
-        status = Status(json.loads(text)["status"])
-        facts = {"status": status, "terminal": status.terminal}
-        events.append(("status", f"{head},{to_json(facts)[1:]}", seen))
+    for name, facts, more in statuses[:began] + points + epochs + ([] if news.has_more else statuses[began:]):
+        seen = seen.plus(**more)
+        events.append((name, f'{{"job_id":"{job_id}",{facts}}}', seen))
     return events
 
 

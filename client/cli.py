@@ -17,8 +17,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Training as a service.",
     epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 servers = typer.Typer()
 
@@ -37,11 +37,26 @@ def main() -> None:
         raise SystemExit(ended(error)) from None
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        local.version()
+        raise typer.Exit
+
+
+@app.callback()
+def descent(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Training as a service."""
+
+
 @servers.command(rich_help_panel=_PANEL)
 def up(
-    port: Annotated[int | None, typer.Option(help="Port of the API; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the API; 0 takes a free one.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Jobs trained at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Jobs trained at a time.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Ask for no key, wherever it listens.")] = False,
 ) -> None:
     """Run the server in the foreground: embedded Redis, API, workers. Ctrl-C stops all."""

@@ -1,6 +1,7 @@
 """The commands that ask a server about jobs and models that are there."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ import typer
 from rich.text import Text
 
 from client import output, plot, report, watching
-from client.connection import complete_job, connected, find_job, find_jobs, find_sweep, is_sweep
-from client.exits import usage
+from client.connection import complete_job, connected, find_job, find_jobs, find_sweep, is_sweep, tell_refusal
+from client.exits import Exit, usage
 from client.options import AsJson, Server, optimizer_names, with_options
 from client.output import Column
 
 if TYPE_CHECKING:
+    from client.answers import Predictions
     from client.client import Client
 
 app = typer.Typer()
@@ -28,6 +30,7 @@ _PANEL = "Jobs on a server"
 _MODELS = "Models"
 _MOST_IMAGES, _MOST_BYTES = 256, 5_000_000  # of one request, before base64 makes a third more of it
 _BAR = 20
+_IN_ID = re.compile("(job_)?[0-9a-f]{4,32}")
 
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="An id, its beginning or its end; or @last.", autocompletion=complete_job)
@@ -249,22 +252,36 @@ def predict(
     """Say what pictures show. --json: one object, a prediction a file."""
     pictures = [(name, _picture(name)) for name in files]
     with connected(server) as client:
-        wanted = find_job(client, model).id if model == "@last" or model.startswith("job_") else model
-        answers = [
-            (part, client.predict([each for _, each in part], model=wanted, top_k=top)) for part in _parts(pictures)
-        ]
-    used = answers[0][1]["model"]
-    found = [
-        (name, prediction)
-        for part, answer in answers
-        for (name, _), prediction in zip(part, answer["predictions"], strict=True)
-    ]
+        wanted = _model(client, model)
+        answers = [_predictions(client, part, wanted, top) for part in _parts(pictures)]
+    used = answers[0]["model"]
+    found = list(zip(files, (each for answer in answers for each in answer["predictions"]), strict=True))
     if as_json:
         output.emit_json({"model": used, "predictions": [{"file": name, **each} for name, each in found]})
         return
     output.show(output.table(_PREDICTED, [_prediction_cells(name, each) for name, each in found]))
     accuracy = f", test accuracy {used['test_accuracy']:.2%}" if used["test_accuracy"] is not None else ""
     output.tell(f"by the model of {used['job_id']}{accuracy}")
+
+
+def _model(client: "Client", name: str) -> str:
+    """The name of a model as the server knows it: a job may be named by its beginning or end, if no alias is called so."""
+    is_id = name == "@last" or (_IN_ID.fullmatch(name) and name not in client.models.aliases())
+    return find_job(client, name).id if is_id else name
+
+
+def _predictions(client: "Client", part: Sequence[tuple[str, bytes]], model: str, top: int) -> "Predictions":
+    """The server's answer for some files. What is wrong with one of them, or with the model, is said by its name."""
+    from client.errors import Invalid, NotFound
+
+    try:
+        return client.predict([content for _, content in part], model=model, top_k=top)
+    except Invalid as error:
+        tell_refusal(error, files=[name for name, _ in part])
+        raise typer.Exit(Exit.USAGE) from None
+    except NotFound as error:
+        output.tell(f"descent: --model {model}: {error}", "red")
+        raise typer.Exit(Exit.NOT_FOUND) from None
 
 
 def _prediction_cells(name: str, found: Any) -> list[str]:

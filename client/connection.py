@@ -1,5 +1,6 @@
 """The server as commands meet it: how its refusals are told, and how short names of jobs become jobs."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -34,21 +35,24 @@ def connected(server: Server) -> Iterator["Client"]:
         with Client(server.url, key=server.key) as client:
             yield client
     except ApiError as error:
-        _tell_refusal(error)
+        tell_refusal(error)
         raise typer.Exit(ended(error)) from None
     except ClientError as error:
         output.tell(f"descent: {error}", "red")
         raise typer.Exit(ended(error)) from None
 
 
-def _tell_refusal(error: "ApiError") -> None:
-    """Each thing that is wrong beside the option that it came from."""
+def tell_refusal(error: "ApiError", *, files: Sequence[str] = ()) -> None:
+    """Each thing that is wrong beside the option that it came from, or beside the file if these were sent."""
     if not error.errors:
         output.tell(f"descent: {error}", "red")
         return
     output.tell("descent: the server refuses this", "red")
     for problem in error.errors:
-        output.tell(f"  {option_of(problem['pointer'])}: {_sentence(problem)}")
+        image = re.match(r"/images/(\d+)", problem["pointer"]) if files else None
+        place = files[int(image[1])] if image else option_of(problem["pointer"])
+        sentence = _sentence(problem)
+        output.tell(f"  {place}: {sentence.replace('a base64 ', 'a ') if image else sentence}")
 
 
 def option_of(pointer: str) -> str:

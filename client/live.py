@@ -123,11 +123,14 @@ _KINDS = {Points: "points", EpochEnded: "epoch", StatusChanged: "status"}
 
 @contextmanager
 def _presenting(course: Course, *, as_json: bool, quiet: bool, keep: bool) -> Iterator[Present]:
+    is_drawn = output.err.is_terminal and not output.err.is_dumb_terminal
+    if quiet or is_drawn:  # plain lines begin with that
+        output.tell(f"{course.job_id} {course.status}")
     if as_json:
         yield lambda event: output.emit_json({"event": _KINDS[type(event)], **asdict(event)})
     elif quiet:
         yield lambda event: None
-    elif output.err.is_terminal and not output.err.is_dumb_terminal:
+    elif is_drawn:
         with Live(
             get_renderable=lambda: picture(course),
             console=output.err,

@@ -14,9 +14,11 @@ import typer
 
 from client import output
 from client.exits import Exit, usage
-from client.options import AsJson, Server, with_options
+from client.options import AsJson, Server, unknown, with_options
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from core.jobs.keys import KeyStore
     from core.settings import Settings
 
@@ -95,7 +97,11 @@ def train(
         "dataset": dataset,
         "device": settings.device,
     }
-    _train_here(spec, settings, out)
+    try:
+        _train_here(spec, settings, out)
+    except KeyboardInterrupt:
+        output.tell("\ninterrupted: no weights were written")
+        raise typer.Exit(Exit.INTERRUPTED) from None
 
 
 def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None:
@@ -108,8 +114,7 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
     try:
         spec = JobSpec.model_validate(fields)
     except ValidationError as refused:
-        reasons = [f"{e['loc'][0] if e['loc'] else 'spec'}: {e['msg']}" for e in refused.errors()]
-        raise usage("; ".join(reasons)) from None
+        raise usage("; ".join(_reason(error) for error in refused.errors())) from None
     runtime.prepare(settings.threads_per_trainer)
     from client import demo as demonstration
     from core.training import network, trainer
@@ -135,13 +140,25 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
                 output.tell(f"test accuracy {event.test_accuracy:.2%}, weights in {out}")
 
 
+def _reason(error: "ErrorDetails") -> str:
+    """One thing that is wrong with a job, and what is allowed."""
+    field, context, message = str(error["loc"][0]) if error["loc"] else "spec", error.get("ctx", {}), error["msg"]
+    if allowed := context.get("allowed"):
+        hint = f"; did you mean {context['did_you_mean']}?" if context.get("did_you_mean") else "."
+        message += f"{hint} Allowed: {', '.join(allowed)}."
+    return f"{field}: {message}"
+
+
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")] = "mnist", as_json: AsJson = False
 ) -> None:
     """Fetch a data set into the cache, if it is nowhere here, and print where the cache has it."""
     from client import demo as demonstration
+    from core.catalogue import DATASETS
 
+    if name not in DATASETS:
+        raise usage(f"there is no data set {name!r}{unknown(name, DATASETS)}", "NAME")
     settings = settings_with()
     demonstration.fetch(settings, output.err, name=name)
     place = str(settings.cache_dir / name)
@@ -180,7 +197,12 @@ def create_key(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it. It cannot be shown again."""
-    key, text = _with_keys(lambda keys: keys.create(owner, admin=admin))
+    from core.errors import InvalidRequest
+
+    try:
+        key, text = _with_keys(lambda keys: keys.create(owner, admin=admin))
+    except InvalidRequest as error:
+        raise usage(error.problems[0].detail, "OWNER") from None
     output.emit_json({"key": text, "id": key.id, "owner": key.owner, "admin": key.admin}) if as_json else output.emit(
         text
     )
@@ -188,8 +210,8 @@ def create_key(
 
 
 @keys_app.command("list")
-def list_keys(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
-    """List the keys: id, owner, when each was made and last used (to a minute)."""
+def list_keys(as_json: AsJson = False) -> None:
+    """List the keys: id, owner, when each was made and last used (to a minute). --json: one a line."""
     rows = [
         {
             "id": key.id,
@@ -200,10 +222,12 @@ def list_keys(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.
         }
         for key in _with_keys(lambda keys: keys.all())
     ]
-    if as_json:
-        output.emit_json(rows)
-        return
+    if not rows:
+        output.tell("no keys: whoever reaches the server may use it; `descent keys create OWNER` makes one")
     for row in rows:
+        if as_json:
+            output.emit_json(row)
+            continue
         kind = "admin" if row["admin"] else "user"
         output.emit(
             f"{row['id']}  {row['owner']:<20} {kind:<6} made {row['created_at']}  used {row['used_at'] or 'never'}"

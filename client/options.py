@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -120,10 +120,14 @@ class Recipe:
     dataset: Annotated[
         str | None, typer.Option(help="mnist or fashion-mnist.", autocompletion=_datasets, show_default="mnist")
     ] = None
-    epochs: Annotated[int | None, typer.Option(help="How often over all images.")] = None
+    epochs: Annotated[int | None, typer.Option(help="How often over all images.", show_default="5; of lr-find 1")] = (
+        None
+    )
     batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="100")] = None
-    log_every: Annotated[int | None, typer.Option(help="Steps from one stored loss point to the next.")] = None
-    weight_decay: Annotated[float | None, typer.Option(help="L2 penalty.")] = None
+    log_every: Annotated[
+        int | None, typer.Option(help="Steps from one stored loss point to the next.", show_default="10; of lr-find 1")
+    ] = None
+    weight_decay: Annotated[float | None, typer.Option(help="L2 penalty.", show_default="0")] = None
     grad_clip: Annotated[
         str | None, typer.Option(help="As in global_norm:clip_norm=1.0; or norm, value.", metavar="TYPE:PARAM=VALUE")
     ] = None
@@ -198,6 +202,14 @@ def parameters(texts: list[str], option: str) -> dict[str, Any]:
     return found
 
 
+def unknown(name: str, names: Iterable[str]) -> str:
+    """What to say after the sentence that a name is none of these."""
+    from core.catalogue import nearest
+
+    hint = nearest(name, tuple(names))
+    return f"{f'; did you mean {hint}?' if hint else '.'} Allowed: {', '.join(names)}."
+
+
 def chosen(text: str, tag: str, option: str) -> dict[str, Any]:
     """`adam:beta1=0.8:amsgrad=true`, or `adam` alone, as an object; `tag` is the field of the name."""
     name, *rest = text.split(":")
@@ -206,10 +218,16 @@ def chosen(text: str, tag: str, option: str) -> dict[str, Any]:
 
 def rate(text: str, option: str) -> float | dict[str, Any]:
     """A learning rate: a number, or a schedule as `step_decay:initial=0.1:step_size=1:gamma=0.5`."""
+    from core.catalogue import SCHEDULES
+
     try:
         value = float(text)
     except ValueError:
-        return chosen(text, "schedule", option)
+        name = text.partition(":")[0]
+        if name in SCHEDULES:
+            return chosen(text, "schedule", option)
+        schedules = unknown(name, SCHEDULES)
+        raise usage(f"{name!r} is neither a number nor a schedule{schedules}", option) from None
     if not math.isfinite(value):
         raise usage("a rate is finite and above 0", option)
     return value

@@ -165,11 +165,13 @@ def verdict(found: Mapping[str, Any] | None) -> Text:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: `most` characters of it are shown, and where room is short the highest `rank` goes first."""
+    """A column of a table: `most` characters of it are shown. Where room is short the highest `rank` goes first, and if that
+    is not enough, a column is cut to its `least`."""
 
     name: str
     right: bool = False
     most: int = 100
+    least: int = 100
     rank: int = 0
 
 
@@ -186,13 +188,15 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> Ta
     while sum(widths[place] + _GAP for place in kept) > out.width + _GAP:
         last = max(kept, key=lambda place: columns[place].rank)
         if not columns[last].rank:
+            widths = [min(width, column.least) for width, column in zip(widths, columns, strict=True)]
             break
         kept.remove(last)
     lines = _RULE if out.is_terminal else None
     gap = _GAP - 1 if lines else _GAP  # a box has a blank between columns
     made = Table(box=lines, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-    for column in (columns[place] for place in kept):
-        made.add_column(column.name, justify="right" if column.right else "left", no_wrap=True, max_width=column.most)
+    for place in kept:
+        column = columns[place]
+        made.add_column(column.name, justify="right" if column.right else "left", no_wrap=True, max_width=widths[place])
     for row in rows:
         made.add_row(*(row[place] for place in kept))
     return made

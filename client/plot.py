@@ -24,11 +24,11 @@ class Line:
 
 
 def plot(lines: Sequence[Line], *, width: int, height: int, log_x: bool = False, unit: str = "step") -> list[Text]:
-    """Curves in one frame of `height` rows and one more for the x axis, at most `width` characters wide."""
+    """Curves in one frame of `height` rows and one more for the x axis, at most `width` characters wide; of a point none."""
     scaled = [list(_finite(line.points, log_x=log_x)) for line in lines]
     everything = [point for points in scaled for point in points]
     columns = width - _LABEL - 2
-    if not everything or columns < 4 or height < 2:
+    if len(everything) < 2 or columns < 4 or height < 2:
         return []
     low, high = min(y for _, y in everything), max(y for _, y in everything)
     is_log = low > 0 and high / low >= _LOG_FROM

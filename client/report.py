@@ -158,7 +158,7 @@ def curves_of(client: "Client", job_ids: Sequence[str]) -> dict[str, Mapping[str
 
 
 _LISTED = (
-    Column("id"), Column("status"), Column("optimizer"), Column("rate", most=10), Column("acc.", right=True),
+    Column("id"), Column("status"), Column("optimizer"), Column("rate", most=24, least=10), Column("valid.", right=True),
     Column("loss", right=True, rank=1), Column("curve", rank=3), Column("age", right=True, rank=2),
 )  # fmt: skip
 
@@ -183,7 +183,7 @@ def _listed_cells(job: "JobData", drawn: Mapping[str, Any] | None) -> list[str |
 
 
 _COMPARED = (
-    Column("id"), Column("optimizer"), Column("rate", most=10), Column("seed", right=True, rank=4),
+    Column("id"), Column("optimizer"), Column("rate", most=24, least=10), Column("seed", right=True, rank=4),
     Column("status", rank=3), Column("test", right=True), Column("loss", right=True),
     Column("to target", right=True, rank=2), Column("verdict"), Column("curve", rank=1),
 )  # fmt: skip

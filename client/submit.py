@@ -30,6 +30,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A parameter of the optimizer; may be repeated.", metavar="PARAM=VALUE"),
 ]
+Seed = Annotated[int | None, typer.Option(help="Of the initial weights and the order of the images.", show_default="0")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and print what it would be as JSON.")]
 
 
@@ -43,10 +44,13 @@ def submit(
     lr: Annotated[
         str | None,
         typer.Option(
-            "--lr", metavar="RATE", help="A number, or a schedule: step_decay:initial=0.1:step_size=1:gamma=0.5."
+            "--lr",
+            "--learning-rate",
+            metavar="RATE",
+            help="A number, or a schedule: step_decay:initial=0.1:step_size=1:gamma=0.5.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the initial weights and the order of the images.")] = None,
+    seed: Seed = None,
     set_: Set = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -67,7 +71,6 @@ def submit(
         if waiting.no_wait:
             output.emit_json(job.data) if as_json else output.emit(job.id)
             return
-        output.tell(f"{job.id} {job.status}")
         watching.job(client, job, timeout_s=waiting.timeout, as_json=as_json)
 
 
@@ -141,6 +144,8 @@ def sweep(
     }
     if rates and ".." in rates and samples is None:
         raise usage("a range of rates needs --samples N: so many are drawn from it at random", "--rates")
+    if lesson and (optimizers or rates):
+        raise usage("the lesson's are five optimizers at three rates; leave out --lesson, or --optimizers and --rates")
     if not (lesson or optimizers or rates or recipe.spec):
         raise usage("say --lesson for the lesson's 15 runs, or give --optimizers, --rates or both")
     spec |= {name: value for name, value in given.items() if value is not None}
@@ -181,7 +186,7 @@ def lr_find(
     set_: Set = None,
     start: Annotated[float | None, typer.Option(help="The first step's rate.", show_default="1e-6")] = None,
     end: Annotated[float | None, typer.Option(help="The last step's rate.", show_default="10")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the initial weights and the order of the images.")] = None,
+    seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
     """Find a learning rate: one short run with a rising rate, its curve, and the rate it suggests (Smith 2015)."""
@@ -193,7 +198,6 @@ def lr_find(
         if waiting.no_wait:
             output.emit_json(test.data) if as_json else output.emit(test.id)
             return
-        output.tell(f"{test.id} {test.status}")
         watching.range_test(test, timeout_s=waiting.timeout, as_json=as_json)
         suggested = test.suggestion["rate"]
         if suggested and not as_json:

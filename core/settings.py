@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import StackError
 from core.redis_address import RedisAddress
-from core.spec import DEVICE_PATTERN
+from core.spec import Device
 
 # The shortest limit of the systems we run on (macOS 104, Linux 108), the closing NUL counted.
 _SOCKET_PATH_LIMIT = 104
@@ -106,9 +106,7 @@ class Settings(BaseSettings):
         le=64,
         description="Workers that a machine runs, each of which trains one job at a time; default one for each GPU, or 1.",
     )
-    device: str = Field(
-        "auto", pattern=DEVICE_PATTERN, description="Where jobs that say `auto` train: `auto`, `cpu`, `gpu`, `gpu:N`."
-    )
+    device: Device = Field("auto", description="Where jobs that say `auto` train: `auto`, `cpu`, `gpu`, `gpu:N`.")
     gpus: str | None = Field(
         None,
         pattern=rf"^(none|{_GPU_ID}(,{_GPU_ID}){{0,15}})$",

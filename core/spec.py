@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.catalogue import (
@@ -23,14 +24,22 @@ from core.catalogue import (
 )
 from core.errors import FieldProblem, InvalidRequest
 
-DEVICE_PATTERN = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"
+_DEVICE = r"^(auto|cpu|gpu(:([0-9]|1[0-5]))?)$"  # for the document as well, whose patterns are found anywhere
 MAX_POINTS = 200_000  # loss points one job may store
-RANGE_TEST_POINTS = range(
-    50, 10_001
-)  # how many a range test may have: enough to see a curve, and one page of a history
+# How many loss points a range test may have: enough to see a curve, and one page of a history.
+RANGE_TEST_POINTS = range(50, 10_001)
 TRAIN_IMAGES = {name: facts.train_images for name, facts in DATASETS.items()}
 
 Seed = Annotated[int, Field(ge=0, le=2**53 - 1, description="Fixes the initial weights and the order of the images.")]
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(_DEVICE, text):
+        raise PydanticCustomError("device", "a device is auto, cpu, gpu, or gpu:N with N from 0 to 15")
+    return text
+
+
+Device = Annotated[str, AfterValidator(_device), Field(json_schema_extra={"pattern": _DEVICE})]
 
 
 def wrong(pointer: str, message: str) -> PydanticCustomError:
@@ -51,7 +60,7 @@ class Recipe(Strict):
     log_every: int = Field(10, ge=1, le=10_000, description="Steps from one stored loss point to the next.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="L2 penalty, Paddle's `weight_decay`.")
     grad_clip: GradClip | None = Field(None, description="How large a gradient may be.")
-    device: str = Field("auto", pattern=DEVICE_PATTERN, description="`auto`, `cpu`, `gpu` or `gpu:N`.")
+    device: Device = Field("auto", description="`auto`, `cpu`, `gpu` or `gpu:N`.")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="`bf16` is automatic mixed precision, on a GPU only."
     )

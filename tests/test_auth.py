@@ -693,7 +693,7 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(
     assert secret not in made.stderr
     with Client(url, key=text) as client:
         job_id = client.jobs.submit(optimizer="adam", learning_rate=0.001).id
-    (row,) = (row for row in json.loads(run("list", "--json")) if row["id"] == key_id)
+    (row,) = (row for row in map(json.loads, run("list", "--json").splitlines()) if row["id"] == key_id)
     assert (row["owner"], row["admin"], set(row)) == ("olga", False, {"id", "owner", "admin", "created_at", "used_at"})
     assert row["created_at"] <= row["used_at"]
     second = run("create", "olga").strip()

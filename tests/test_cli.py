@@ -12,6 +12,8 @@ import paddle
 import pytest
 
 from core.training.datasets import Dataset
+from tests import terminal
+from tests.commands import COMMAND, environment
 from tests.conftest import ROOT, Server, processes
 from tests.redrawn import png, strokes
 
@@ -61,10 +63,21 @@ def test_a_local_training_needs_no_server(tmp_path: Path, cache: Path) -> None:
     assert len(paddle.load(str(tmp_path / "weights.pdparams"))) == 6
 
 
+def test_a_local_training_that_is_interrupted_says_what_it_leaves(tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "weights"
+    command = [*COMMAND, "train", "--local", "--epochs", "1000", "--out", str(out)]
+    env = environment("http://127.0.0.1:9", DESCENT_HOME=str(tmp_path), DESCENT_CACHE=str(cache))
+    shown = terminal.run(command, env=env, interrupt_at=lambda text: '"step": 100' in text)
+    assert (shown.code, out.exists()) == (130, False)
+    assert "interrupted: no weights were written" in shown.text
+    assert "Traceback" not in shown.text
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--optimizer", "adma"), "adma"),
+        (("--optimizer", "adma"), "did you mean adam?"),
+        (("--out", "no-such-folder/weights"), "--out"),
         (("--dataset", "fashion"), "dataset"),
         (("--batch-size", "60000"), "50000"),
         (("--lr", "0"), "learning_rate"),
@@ -82,12 +95,15 @@ def test_data_is_fetched_into_the_cache_it_names(tmp_path: Path, cache: Path, mn
     done = descent("data", "fetch", home=tmp_path, cache=cache)
     assert done.stdout.strip() == str(cache / "mnist")
     unknown = descent("data", "fetch", "fashion", home=tmp_path, cache=cache)
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert "mnist, fashion-mnist" in unknown.stderr
 
 
 def test_the_version_is_told(tmp_path: Path, cache: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", descent("version", home=tmp_path, cache=cache).stdout)
+    assert (
+        descent("--version", home=tmp_path, cache=cache).stdout == descent("version", home=tmp_path, cache=cache).stdout
+    )
 
 
 def test_the_readmes_python_runs(cache: Path) -> None:

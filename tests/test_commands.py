@@ -104,6 +104,12 @@ def test_a_spec_comes_from_a_file_or_from_stdin_and_options_change_it(url: str, 
         ),
         (("--optimizer", "sgd", "--lr", "0.1", "--max-runtime", "0"), "--max-runtime: "),
         (("--optimizer", "sgd", "--lr", "nan"), "a rate is finite"),
+        (
+            ("--optimizer", "sgd", "--lr", "banana"),
+            "'banana' is neither a number nor a schedule. Allowed: constant, step",
+        ),
+        (("--optimizer", "sgd", "--learning-rate", "step_decy:initial=1"), "did you mean step_decay?"),
+        (("--optimizer", "sgd", "--lr", "0.1", "--device", "tpu"), "--device: a device is auto, cpu, gpu, or gpu:N"),
         (("--optimizer", "sgd", "--lr", "0.1", "--epochs", "x"), "--epochs"),
         (("--lr", "0.1"), "--optimizer: this is required"),
         (("--set", "beta1=0.5", "--lr", "0.1"), "--set"),
@@ -131,6 +137,7 @@ def test_a_submit_shows_its_progress_on_stderr_and_what_came_of_it_on_stdout(api
     assert "\x1b" not in out + err  # no terminal: plain lines, and no animation
     lines = err.splitlines()
     assert f"{job_id} running" in lines
+    assert err.count(f"{job_id} queued") == 0  # it is the line that was read
     assert re.search(
         r"^epoch 1/1 done, mean loss [\d.]+, validation accuracy 50.00%, [\d,]+ images/s$", err, re.MULTILINE
     )
@@ -217,9 +224,9 @@ def test_watching_as_json_is_every_event_a_line_and_the_job_at_the_end(api: Api)
     done = descent(api.url, "watch", api.jobs[Status.SUCCEEDED], "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, "")
-    assert [event["event"] for event in events if event["event"] != "status"] == ["points", "epoch", "end"]
-    assert [event["status"] for event in events if event["event"] == "status"] == ["queued", "running", "succeeded"]
-    assert [point["step"] for point in events[0]["points"]] == list(range(10))
+    kinds = [event.get("status", event["event"]) for event in events]
+    assert kinds == ["queued", "running", "points", "epoch", "succeeded", "end"]
+    assert [point["step"] for point in events[2]["points"]] == list(range(10))
     assert events[-1]["job"]["id"] == api.jobs[Status.SUCCEEDED]
 
 
@@ -243,7 +250,7 @@ def test_a_cancelled_job_ends_its_watching_with_1(api: Api) -> None:
 def test_jobs_are_listed_in_full_where_a_program_reads_them(api: Api) -> None:
     done = descent(api.url, "ls", "--limit", "100")
     heads, *rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
-    assert heads == ["id", "status", "optimizer", "rate", "acc.", "loss", "curve", "age"]
+    assert heads == ["id", "status", "optimizer", "rate", "valid.", "loss", "curve", "age"]
     shown = {row[0]: row[1:] for row in rows}
     assert set(api.jobs.values()) <= set(shown)
     *facts, curve, _ = shown[api.jobs[Status.SUCCEEDED]]
@@ -268,7 +275,7 @@ def test_a_list_is_filtered_by_the_server(api: Api) -> None:
     tagged = descent(api.url, "submit", *QUICK, "--no-wait", "--tag", "team=blue").stdout.strip()
     assert api.jobs[Status.FAILED] in ids("--status", "failed")
     assert api.jobs[Status.QUEUED] not in ids("--status", "failed")
-    assert ids("--tag", "team:blue") == [tagged]
+    assert ids("--tag", "team:blue") == ids("--tag", "team=blue") == [tagged]
     assert ids("--optimizer", "lamb") == []
     refused = descent(api.url, "ls", "--status", "runing")
     assert refused.returncode == 2
@@ -385,10 +392,15 @@ def test_pictures_are_predicted(api: Api, mnist: Any, tmp_path: Path) -> None:
     piped = descent(api.url, "predict", "--model", job_id, "--json", "-", stdin=seven)
     (found,) = json.loads(piped.stdout)["predictions"]
     assert (found["file"], found["digit"], len(found["probabilities"])) == ("-", 0, 10)
+    shortened = descent(api.url, "predict", "--model", job_id[-12:], "--json", names[0])
+    assert json.loads(shortened.stdout)["model"]["job_id"] == job_id
     missing = descent(api.url, "predict", str(tmp_path / "none.png"), COLUMNS="300")
     assert (missing.returncode, "none.png" in missing.stderr) == (2, True)
     unknown = descent(api.url, "predict", "--model", "prod", *names)
-    assert unknown.returncode == 5
+    assert (unknown.returncode, "prod" in unknown.stderr) == (5, True)
+    (tmp_path / "text.png").write_text("no picture")
+    wrong = descent(api.url, "predict", "--model", job_id, names[0], str(tmp_path / "text.png"))
+    assert (wrong.returncode, f"{tmp_path / 'text.png'}: not a PNG or JPEG" in wrong.stderr) == (2, True)
 
 
 # --- sweeps and range tests --------------------------------------------------------------------------------------------
@@ -397,6 +409,10 @@ def test_pictures_are_predicted(api: Api, mnist: Any, tmp_path: Path) -> None:
 def test_the_lesson_is_a_sweep_of_15_runs(url: str) -> None:
     preview = json.loads(descent(url, "sweep", "--lesson", "--dry-run").stdout)
     assert len(preview["jobs"]) == 15
+    both = descent(url, "sweep", "--lesson", "--optimizers", "adam", "--dry-run")
+    assert (both.returncode, "--lesson" in both.stderr) == (2, True)
+    drawn = descent(url, "sweep", "--rates", "0.001..1", "--dry-run")
+    assert (drawn.returncode, "--samples" in drawn.stderr) == (2, True)
     nothing = descent(url, "sweep")
     assert (nothing.returncode, "--lesson" in nothing.stderr) == (2, True)
 
@@ -480,6 +496,16 @@ def test_a_pipe_that_closes_is_quiet(url: str) -> None:
         assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("words", [("-h",), ("submit", "-h")])
+def test_help_has_a_short_name(url: str, words: tuple[str, ...]) -> None:
+    assert descent(url, *words).stdout == descent(url, *words[:-1], "--help").stdout != ""
+
+
+def test_a_port_that_is_none_is_refused_as_it_was_typed(url: str) -> None:
+    done = descent(url, "up", "--port", "99999")
+    assert (done.returncode, "--port" in done.stderr) == (2, True)
+
+
 def test_the_help_and_the_readme_list_the_exit_codes_and_all_commands() -> None:
     said = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     words = " ".join(said.split())
@@ -540,6 +566,10 @@ def test_words_become_parameters() -> None:
         "max_learning_rate": 0.1,
     }
     assert listed("sgd, multi:milestones=[1,2],adam") == ["sgd", "multi:milestones=[1,2]", "adam"]
+
+
+def test_a_plot_of_one_point_is_none() -> None:
+    assert plot([Line([(0, 2.3)])], width=40, height=5) == []
 
 
 def test_a_plot_shows_where_points_are() -> None:

@@ -86,6 +86,17 @@ def test_a_stream_tells_all_of_a_job_and_ends_with_it(http: httpx2.Client) -> No
         assert (over.status_code, over.content) == (204, b"")
 
 
+def test_what_was_learnt_comes_between_the_beginning_and_the_end(http: httpx2.Client, trained_job: str) -> None:
+    """Also to who comes only when the job has ended, and gets all at once."""
+    found = events(http, f"/jobs/{trained_job}/events")
+    kinds = [event["data"].get("status", event["event"]) for event in found]
+    assert list(dict.fromkeys(kinds)) == ["queued", "running", "points", "epoch", "succeeded", "end"]
+    begun = [event for event in found if event["event"] != "points"][1]
+    assert [event["id"] for event in events(http, f"/jobs/{trained_job}/events", last=begun["id"])] == [
+        event["id"] for event in found[found.index(begun) + 1 :]
+    ]
+
+
 def test_one_stream_tells_of_several_jobs(http: httpx2.Client, trained_job: str) -> None:
     running = http.post("/jobs", json=SPEC).json()["id"]
     path = f"/events?jobs={trained_job},{running}"

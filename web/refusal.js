@@ -11,7 +11,7 @@ const KNOWN = [
   [/^Input should be a valid integer/, "refusal.integer"],
   [/^Input should be a (valid|finite) number/, "refusal.number"],
   [/^Input should be (?<choices>'.+)$/, "refusal.one_of"],
-  [/^String should match pattern '\^\(auto\|cpu\|gpu/, "refusal.device"],
+  [/^a device is auto, cpu, gpu, or gpu:N/, "refusal.device"],
   [/^String should have at most (?<limit>\d+) characters$/, "refusal.too_long"],
   [/^(List|Dictionary) should have at least (?<limit>\d+) items?/, "refusal.too_few"],
   [/^(List|Dictionary) should have at most (?<limit>\d+) items?/, "refusal.too_many"],
