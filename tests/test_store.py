@@ -600,12 +600,11 @@ def test_a_new_jobs_message_is_queued_with_it_and_is_as_celery_sends_it(
         again, is_new_again = await store.submit_once(SPEC, "with a message", doorbell=doorbell)
         assert (again, is_new, is_new_again) == (job, True, False)
         app.send_task(broker.TASK, args=[job.id], task_id=job.id, queue=broker.CPU_QUEUE)
-        celerys, ours = [json.loads(text) for text in await store.messages(broker.CPU_QUEUE)]
+        messages = [text for text in await store.messages(broker.CPU_QUEUE) if broker.job_id_of(text) == job.id]
+        celerys, ours = map(json.loads, messages)
         tags = {message["properties"].pop("delivery_tag") for message in (ours, celerys)}
         assert len(tags) == 2
         assert ours == celerys
-        assert [broker.job_id_of(text) for text in await store.messages(broker.CPU_QUEUE)] == [job.id] * 2
-        await store._redis.delete(broker.CPU_QUEUE)
 
     with_store(use)
 
