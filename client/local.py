@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PANEL = "This machine"
+_LISTING_LIMIT_S = 900  # of all files in a bucket, a thousand in a request
 
 app = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Data sets.")
@@ -180,7 +181,7 @@ def reindex(as_json: AsJson = False) -> None:
 
     async def run() -> dict[str, str]:
         async with WorkStore.connect(settings.store_url) as store:
-            return await store_anew(store, artifacts.storage(settings))
+            return await store_anew(store, artifacts.storage(settings, limit_s=_LISTING_LIMIT_S))
 
     with _database(settings, "descent-worker"):
         outcome = asyncio.run(run())

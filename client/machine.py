@@ -35,6 +35,8 @@ def examine(url: str, *, serves: bool) -> Iterator[Finding]:
         return
     yield ok("settings", "can be read")
     yield home(settings)
+    if settings.artifacts:
+        yield storage(settings)
     if settings.redis_url:
         yield redis(settings)
     else:
@@ -82,6 +84,18 @@ def _unwritable(home: Path, folder: Path, error: OSError) -> Finding:
         return broken("home", f"{home}: the disk is full", means=means, do=do)
     do = f"make {folder} writable for this user, or name another folder: DESCENT_HOME=/other/folder"
     return broken("home", f"{home} is not writable: {error.strerror}", means=means, do=do)
+
+
+def storage(settings: Settings) -> Finding:
+    """The folder or bucket that API and workers share for the files of jobs: whether files can be made and removed there."""
+    from core.jobs import artifacts
+
+    try:
+        artifacts.require_storage(settings)
+    except StackError as error:
+        do = "set what it names; docs/operations.md says what a bucket's policy must allow"
+        return broken("files", str(error), means="jobs wait, as their models cannot be stored", do=do)
+    return ok("files", f"can be kept at {settings.artifacts}")
 
 
 def lock(settings: Settings, *, serves: bool) -> Finding:
@@ -157,10 +171,13 @@ async def _let_in(settings: Settings) -> None:
     """Raises StackError where the user in the settings may do neither the API's work nor a worker's; Unavailable."""
     from core.jobs.access import look
 
-    try:
-        await look(settings, "descent-worker")
-    except StackError:
-        await look(settings, "descent-api")
+    reasons = []
+    for user in ("descent-api", "descent-worker"):
+        try:
+            return await look(settings, user)
+        except StackError as error:
+            reasons.append(str(error))
+    raise StackError("; and ".join(dict.fromkeys(reasons)))
 
 
 async def _facts(url: str) -> dict[str, Any]:

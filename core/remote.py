@@ -86,8 +86,15 @@ class Remote:
         return Segments(self, name)
 
     def probe(self) -> str:
+        """Files must also go again: who deletes many at once is not told that it may not (s3fs leaves that out)."""
         if self._failure or time.monotonic() > self._answered_at + _GOOD_S:
-            self.put(_PROBE, b"Descent looks whether it can write here.\n")
+            name = f"{_PROBE}-{secrets.token_hex(8)}"  # somebody else may look just now
+            self.put(name, b"Descent looks whether it can write here, and remove what it wrote.\n")
+            self.remove([name])
+            if self.find(name):
+                self._fail(
+                    StorageRefused, "files may be written there, and not deleted: look at the policies of the bucket"
+                )
         return "answers"
 
     def _call(self, operation: str, where: str | list[str], *given: Any, **options: Any) -> Any:

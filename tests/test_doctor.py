@@ -2,9 +2,9 @@
 
 an address that is none, a server that does not run, another program at its address, a key that is missing, mistyped or
 revoked, versions that differ, a clock that is wrong, a server without a worker; here a setting that cannot be read, a home
-that cannot be written, is on a full disk or held by another server, a port that is taken, a Redis that is away, wants another
-password or other rights, drops keys or forgets, a data set that is nowhere, no compiler, a Paddle that cannot be imported, a
-GPU that is not there.
+that cannot be written, is on a full disk or held by another server, a place for files that is none, a port that is taken, a
+Redis that is away, wants another password or other rights, drops keys or forgets, a data set that is nowhere, no compiler, a
+Paddle that cannot be imported, a GPU that is not there.
 """
 
 import json
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,18 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     fresh = machine.home(Settings(home=tmp_path / "not" / "yet"))
     assert fresh.state is State.OK
     assert not (tmp_path / "not").exists()
+
+
+def test_a_place_for_the_files_of_jobs_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DESCENT_ARTIFACTS", str(tmp_path / "file" / "jobs"))
+    looked = {finding.check: finding for finding in islice(machine.examine("http://127.0.0.1:9", serves=False), 3)}
+    assert is_told(
+        looked["files"], State.BROKEN, "DESCENT_ARTIFACTS cannot be written to", "jobs wait", "bucket's policy"
+    )
+    monkeypatch.setenv("DESCENT_ARTIFACTS", str(tmp_path / "shared"))
+    looked = {finding.check: finding for finding in islice(machine.examine("http://127.0.0.1:9", serves=False), 3)}
+    assert looked["files"].state is State.OK
 
 
 def test_a_home_that_another_server_holds(tmp_path: Path) -> None:

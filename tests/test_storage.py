@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from core.errors import ArtifactCorrupt, DatasetUnavailable, StackError, StorageAway
@@ -19,7 +20,7 @@ from core.jobs.work import Claim, WorkStore
 from core.remote import Copies
 from core.settings import Settings, read_settings
 from core.spec import JobSpec
-from core.storage import Folder, Storage
+from core.storage import Folder, Storage, storage_at
 from core.training import datasets, idx
 from core.training.sources import Sources
 from tests.conftest import ROOT, WithStore, eventually
@@ -304,6 +305,27 @@ def test_a_missing_bucket_and_wrong_credentials_are_told_apart(
         artifacts.require_storage(settings_of(tmp_path, f"s3://{BUCKET}/nobody"))
 
 
+def test_a_bucket_in_which_nothing_may_be_deleted_is_told(aws: S3, tmp_path: Path) -> None:
+    """A server is told so when it begins, not when it is full: S3 answers a refused deletion of several files with a 200."""
+    everything = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::*"}
+    kept = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:DeleteObject",
+        "Resource": f"arn:aws:s3:::{BUCKET}/kept/*",
+    }
+    policy = {"Version": "2012-10-17", "Statement": [everything, kept]}
+    place = f"{aws.env()['AWS_ENDPOINT_URL']}/{BUCKET}?policy"
+    httpx2.put(place, json=policy, trust_env=False).raise_for_status()
+    try:
+        with pytest.raises(StackError, match="may be written there, and not deleted: look at the policies"):
+            artifacts.require_storage(settings_of(tmp_path, f"s3://{BUCKET}/kept"), must_answer=False)
+        artifacts.require_storage(settings_of(tmp_path, f"s3://{BUCKET}/free"))
+        assert storage_at(f"s3://{BUCKET}/free", setting="").find() == {}
+    finally:
+        httpx2.delete(place, trust_env=False).raise_for_status()
+
+
 def test_a_storage_that_is_away_lets_a_worker_start_and_nobody_else(
     aws: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,12 +357,13 @@ def test_folders_and_addresses_are_taken_in_every_spelling(tmp_path: Path) -> No
     assert Settings(home=tmp_path).artifacts_at == str(tmp_path / "jobs")
 
 
-def test_the_extra_that_is_missing_is_named() -> None:
-    code = "import sys; sys.modules['s3fs'] = None\nfrom core.storage import storage_at\nstorage_at('s3://b/x', setting='IT')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (
-        "StackError: IT is an s3:// address, and what speaks to those is not installed: pip install s3fs" in done.stderr
-    )
+@pytest.mark.parametrize("setting", ["DESCENT_ARTIFACTS", "DESCENT_DATA_MIRROR"])
+def test_a_worker_without_the_extra_that_it_needs_names_it(setting: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['s3fs'] = None\nfrom worker.app import main\nmain()"
+    env = os.environ | {"DESCENT_HOME": str(tmp_path), setting: "s3://bucket/x"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    told = f"StackError: {setting} is an s3:// address, and what speaks to those is not installed: pip install s3fs"
+    assert told in done.stderr
 
 
 # --- copies ------------------------------------------------------------------------------------------------------------

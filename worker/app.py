@@ -25,6 +25,7 @@ from core.jobs.job import Status
 from core.jobs.store import Doorbell
 from core.jobs.work import WorkStore
 from core.settings import Settings, configure_logging, read_settings
+from core.storage import storage_at
 from worker.reconcile import keep_reconciling
 from worker.run import record_failure, run_job
 from worker.several import supervise
@@ -139,6 +140,10 @@ def main(slot: str = "") -> None:
     configure_logging(settings.log_level)
     refuse_without_access(settings, "descent-worker")
     artifacts.require_storage(settings, must_answer=False)
+    if (
+        settings.data_mirror
+    ):  # what speaks to it must be installed; whether it answers is seen when a data set is missing
+        storage_at(settings.data_mirror, setting="DESCENT_DATA_MIRROR")
     all_slots = slots(settings)
     if slot or len(all_slots) == 1:
         _work(settings, all_slots[int(slot or 1) - 1])

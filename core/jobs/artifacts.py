@@ -37,9 +37,10 @@ _TEMPORARY = re.compile(r"job_[0-9a-f]{32}/\..+\.tmp")
 log = logging.getLogger(__name__)
 
 
-def storage(settings: Settings) -> Storage:
-    """Where the files of jobs are. Raises StackError when what it takes is not installed."""
-    return storage_at(settings.artifacts_at, setting="DESCENT_ARTIFACTS", copies=settings.cache_dir / "artifacts")
+def storage(settings: Settings, *, limit_s: float = 20) -> Storage:
+    """Where the files of jobs are; `limit_s` for each operation far away. Raises StackError when what it takes is missing."""
+    copies = settings.cache_dir / "artifacts"
+    return storage_at(settings.artifacts_at, setting="DESCENT_ARTIFACTS", copies=copies, limit_s=limit_s)
 
 
 def require_storage(settings: Settings, *, must_answer: bool = True) -> None:

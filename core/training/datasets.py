@@ -20,6 +20,7 @@ from core.training.idx import Bytes
 from core.training.sources import SOURCES, Report, Sources
 
 _LESSON_FILE = "mnist.json.gz"
+_TEST_LIMIT_S = 30  # for each of two small files, while somebody waits for an answer
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def load_test(name: str, *, cache: Path, folder: Path | None = None, mirror: str
         if (arrays := idx.read(place, name, idx.TEST)) is not None:
             return Split(*arrays)
     if mirror:
-        return Split(*sources.from_mirror(name, mirror, wanted=idx.TEST))
+        return Split(*sources.from_mirror(name, mirror, wanted=idx.TEST, limit_s=_TEST_LIMIT_S))
     raise DatasetUnavailable(f"the files of {name} are not here")
 
 

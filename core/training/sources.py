@@ -295,11 +295,18 @@ def has(name: str, location: str, *, limit_s: float) -> bool:
         return False
 
 
-def from_mirror(name: str, location: str, *, wanted: slice = idx.ALL, report: Report = lambda *_: None) -> list[Bytes]:
-    """The arrays of files below `<location>/<name>/`, plain or .gz, verified. Raises DatasetUnavailable."""
+def from_mirror(
+    name: str,
+    location: str,
+    *,
+    wanted: slice = idx.ALL,
+    report: Report = lambda *_: None,
+    limit_s: float = _DOWNLOAD_LIMIT_S,
+) -> list[Bytes]:
+    """The arrays of files below `<location>/<name>/`, plain or .gz, verified; `limit_s` for each. Raises DatasetUnavailable."""
     arrays = []
     try:
-        files = storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=_DOWNLOAD_LIMIT_S)
+        files = storage_at(location, setting="DESCENT_DATA_MIRROR", limit_s=limit_s)
         there = files.find(name)
         for file in idx.FILES[name][wanted]:
             path = next((path for end in (".gz", "") if (path := f"{name}/{file.name}{end}") in there), None)
