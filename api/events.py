@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -25,7 +24,7 @@ from api.state import JobId, State, known, state_of
 from api.strict import StrictRoute
 from core.errors import FieldProblem, InvalidRequest, NotFound, Unavailable
 from core.jobs.artifacts import JOB_ID
-from core.jobs.job import Status, from_ms
+from core.jobs.job import Moment, Status, from_ms
 from core.jobs.record import to_json
 from core.jobs.store import News, RawJob, Seen
 
@@ -72,7 +71,7 @@ LastEventId = Annotated[
 
 
 class LogEntry(BaseModel):
-    at: datetime | None = Field(description="null for what was restored from files")
+    at: Moment | None = Field(description="null for what was restored from files")
     type: Literal["status", "epoch"]
     status: Status | None = None
     worker: str | None = None

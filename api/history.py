@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -19,7 +18,7 @@ from api.problems import TEXT, documented, headers
 from api.state import JobId, known, state_of
 from api.strict import StrictRoute
 from core.jobs import artifacts
-from core.jobs.job import LossPage, Status, from_ms
+from core.jobs.job import LossPage, Moment, Status, from_ms
 from core.jobs.record import to_json
 from core.jobs.store import MAX_PAGE_POINTS, JobStore
 
@@ -81,7 +80,7 @@ class EpochMetrics(BaseModel):
     learning_rate: float = Field(description="Of the epoch's last step.")
     images_per_s: float = Field(description="Of training alone, without the evaluation.")
     seconds: float
-    at: datetime | None = Field(None, description="When it ended.")
+    at: Moment | None = Field(None, description="When it ended.")
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "EpochMetrics":

@@ -1,6 +1,5 @@
 """Models and their names: which there are, and which alias names which."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -13,6 +12,7 @@ from core.catalogue import DatasetName
 from core.errors import AliasReserved, FieldProblem, InvalidRequest
 from core.jobs import names
 from core.jobs.artifacts import JOB_ID
+from core.jobs.job import Moment
 from core.jobs.models import ModelEntry
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
@@ -38,8 +38,8 @@ class Model(BaseModel):
     test_accuracy: float | None
     sha256: str = Field(description="Digest of the safetensors file.")
     size_bytes: int
-    created_at: datetime
-    finished_at: datetime | None = Field(description="null while the job is being trained further")
+    created_at: Moment
+    finished_at: Moment | None = Field(description="null while the job is being trained further")
     names: list[str] = Field(description="What it may be called: names that the server keeps first, then aliases.")
     links: dict[str, str]
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -17,7 +16,7 @@ from api.strict import StrictRoute
 from core.catalogue import LearningRate, Optimizer
 from core.errors import NotFound
 from core.jobs.artifacts import SWEEP_ID
-from core.jobs.job import JobError, JobSummary, Latest, Progress, Result, Status, StoppedEarly
+from core.jobs.job import JobError, JobSummary, Latest, Moment, Progress, Result, Status, StoppedEarly
 from core.jobs.record import summary_of
 from core.jobs.store import Outline
 from core.jobs.sweeps import Standing, Sweep
@@ -75,8 +74,8 @@ class SweepSummary(BaseModel):
     id: str
     status: SweepStatus
     terminal: bool = Field(description="True when all of its jobs have ended.")
-    created_at: datetime
-    cancelled_at: datetime | None
+    created_at: Moment
+    cancelled_at: Moment | None
     name: str | None
     progress: SweepProgress
     counts: dict[Status, int] = Field(description="How many of its jobs are in which status.")

@@ -442,7 +442,7 @@ def test_a_stream_that_is_always_cut_before_its_first_event_ends(
 
 def test_a_stream_can_be_left(client: Any, whole_job: str) -> None:
     for event in client.jobs.get(whole_job).stream():
-        assert isinstance(event, Points)
+        assert isinstance(event, StatusChanged)
         break
     assert client.version()
 

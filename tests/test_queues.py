@@ -414,3 +414,41 @@ def test_a_queue_is_short_when_messages_of_its_jobs_are_lost(tmp_path: Path) -> 
 
     with redis_running(tmp_path) as settings:  # a database without the jobs of other tests
         asyncio.run(use(settings))
+
+
+def test_a_long_queue_is_read_only_for_a_job_that_was_passed_over(tmp_path: Path) -> None:
+    """With a thousand workers some message is on its way all the time; to read a long queue for each takes seconds."""
+    doorbell = broker.doorbells(broker.make_celery("redis://nowhere"))
+    spec = JobSpec.model_validate(DOOMED)
+
+    async def use(settings: Settings) -> None:
+        async with WorkStore.connect(settings.store_url) as store:
+            for _ in range(1100):
+                await store.submit_once(spec, None, doorbell=doorbell)
+            await store.announce("here:1", alive_s=60, info={"queues": broker.queues_of(None)})
+            redis = store.database.redis
+
+            async def fetched() -> str:
+                return str(broker.job_id_of(await redis.rpop(CPU)))
+
+            assert await store.short_queues() == []
+            for _ in range(3):  # each look finds another one on its way
+                job_id = await fetched()
+                assert await store.short_queues() == []
+                claim = await store.claim(job_id, worker="here:1", lease_s=60)
+                assert claim
+            lost = await fetched()
+            assert await store.short_queues() == []
+            assert await store.short_queues() == [CPU]
+            assert await store.ring(lost, doorbell=doorbell)  # its message is the newest now
+            on_its_way = await fetched()
+            assert await store.short_queues() == []
+            assert await store.claim(on_its_way, worker="here:1", lease_s=60)
+            (not_its_turn,) = await redis.lrange(CPU, 0, 0)
+            await redis.lrem(CPU, 1, not_its_turn)
+            assert [await store.short_queues() for _ in range(2)] == [[], []]
+            await redis.ltrim(CPU, -900, -1)  # it is short enough to be read on every suspicion
+            assert await store.short_queues() == [CPU]
+
+    with redis_running(tmp_path) as settings:
+        asyncio.run(use(settings))

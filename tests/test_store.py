@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import TypeAdapter
 
 from core.errors import (
     InvalidRequest,
@@ -18,7 +19,7 @@ from core.errors import (
     Unavailable,
 )
 from core.jobs import broker
-from core.jobs.job import WORKER_LOST, Job, JobError, Status, new_job_id
+from core.jobs.job import WORKER_LOST, Job, JobError, Moment, Status, from_ms, new_job_id
 from core.jobs.owners import Caller
 from core.jobs.sweeps import SweepStore
 from core.jobs.work import MAX_ATTEMPTS, Claim, WorkStore
@@ -53,6 +54,17 @@ def test_a_new_job_is_queued_and_says_so(with_store: WithStore[Any]) -> None:
         assert first.id < second.id
         assert first.progress.total_steps == 500
         assert [t.status for t in first.transitions] == ["queued"]
+
+    with_store(use)
+
+
+def test_moments_sort_as_texts(with_store: WithStore[Any]) -> None:
+    texts = [TypeAdapter[Any](Moment).dump_json(from_ms(ms)) for ms in (1_763_905_375_000, 1_763_905_375_011)]
+    assert texts == [b'"2025-11-23T13:42:55.000Z"', b'"2025-11-23T13:42:55.011Z"']
+
+    async def use(store: WorkStore) -> None:
+        job = await store.submit(SPEC)
+        assert len(job.model_dump(mode="json")["created_at"]) == len("2025-11-23T13:42:55.000Z")
 
     with_store(use)
 

@@ -185,7 +185,8 @@ def test_keys_are_made_listed_and_revoked(house: House) -> None:
     made = house.descent("keys", "create", "olga", user="descent-api")
     assert made.returncode == 0, made.stderr
     key_id = made.stdout.split("_")[1]
-    assert json.loads(house.descent("keys", "list", "--json", user="descent-api").stdout)[0]["id"] == key_id
+    (listed,) = house.descent("keys", "list", "--json", user="descent-api").stdout.splitlines()
+    assert json.loads(listed)["id"] == key_id
     assert house.descent("keys", "revoke", key_id, user="descent-api").returncode == 0
 
 

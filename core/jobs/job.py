@@ -3,12 +3,24 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from uuid_utils import uuid7
 
 from core.spec import JobSpec
+
+
+def _to_text(moment: datetime) -> str:
+    """Of a moment in UTC."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[  # in JSON `2026-11-23T13:42:55.000Z`: of one length, so that the texts sort as the moments do
+    datetime,
+    PlainSerializer(_to_text, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
 
 
 class Status(StrEnum):
@@ -133,7 +145,7 @@ def _lacking(spec: JobSpec) -> tuple[str, str]:
 
 class Transition(_Frozen):
     status: Status
-    at: datetime
+    at: Moment
     worker: str | None = None
     request_id: str | None = Field(None, description="The `X-Request-Id` of the request that asked for it.")
 
@@ -142,10 +154,10 @@ class JobSummary(_Frozen):
     id: str
     status: Status
     terminal: bool
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    updated_at: datetime
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    updated_at: Moment
     spec: JobSpec
     spec_hash: str = Field(description="Names the training: the spec and, once it has begun, the backend.")
     attempt: int = Field(description="How often training was begun; at most 3.")

@@ -32,6 +32,7 @@ local ANSWER = {running = 'go_on', cancelling = 'cancel', pausing = 'pause'}
 local DAY_MS = 24 * 3600 * 1000
 local REMEMBERED_MS = 30 * DAY_MS -- that a job was deleted
 local FULL = 0.8 -- of the server's memory limit
+local LONG = 1000 -- messages; to read so many takes a while
 
 local function deleted_key(id) return 'descent:deleted:' .. id end
 
@@ -750,15 +751,47 @@ local function find_homes()
   for i = 1, #queued, 2 do redis.call('ZADD', at_home_in(home_of(queued[i])), queued[i + 1], queued[i]) end
 end
 
+local function rung_of(id) return tonumber(redis.call('HGET', key(id), 'rung_ms')) end
+
+-- the jobs of a queue that have been passed over: rung for before the job of its oldest message, and waiting still. A worker is
+-- just fetching them, or their messages are lost. false where that cannot be told
+local function passed_over(queue)
+  local is_ours, message = pcall(cjson.decode, redis.call('LINDEX', queue, -1))
+  local front = is_ours and type(message) == 'table' and type(message.headers) == 'table' and tostring(message.headers.id)
+  local rank = front and redis.call('ZRANK', at_home_in(queue), front)
+  if not rank then return false end
+  local passed, rung_ms = {}, rung_of(front)
+  for _, id in ipairs(rank > 0 and redis.call('ZRANGE', at_home_in(queue), 0, math.min(rank, LONG) - 1) or {}) do
+    if rung_of(id) < rung_ms then table.insert(passed, id) end
+  end
+  return passed
+end
+
+-- whether a queue that takes long to read is to be read: a job was passed over already when this was asked for the last time
+local function is_worth_reading(queue)
+  local seen, passed, is_lost = at_home_in(queue) .. ':passed', passed_over(queue), false
+  if not passed then return true end
+  for _, id in ipairs(passed) do is_lost = is_lost or redis.call('SISMEMBER', seen, id) == 1 end
+  redis.call('DEL', seen)
+  if #passed > 0 then
+    redis.call('SADD', seen, unpack(passed))
+    redis.call('EXPIRE', seen, 3600)
+  end
+  return is_lost
+end
+
 -- short: the queues that somebody listens to and that have fewer messages than jobs are at home there, so that some job's
--- message is lost, or lies where nobody listens any more. Messages that nobody needs any more hide that only for as long as
--- they lie there; where a worker is free they do not
+-- message is lost, or lies where nobody listens any more, or is just being fetched: of a long queue only if some job's turn is
+-- over, as until then its message is not missed. Messages that nobody needs any more hide that only for as long as they lie
+-- there; where a worker is free they do not
 function moves.short()
   local at_home, found = 0, {}
   for _, queue in ipairs(QUEUES) do at_home = at_home + redis.call('ZCARD', at_home_in(queue)) end
   if at_home ~= redis.call('ZCARD', 'descent:queued') then find_homes() end
   for _, queue in ipairs(QUEUES) do
-    if is_served(queue) and redis.call('LLEN', queue) < redis.call('ZCARD', at_home_in(queue)) then table.insert(found, queue) end
+    local messages = redis.call('LLEN', queue)
+    local is_short = is_served(queue) and messages < redis.call('ZCARD', at_home_in(queue))
+    if is_short and (messages < LONG or is_worth_reading(queue)) then table.insert(found, queue) end
   end
   return found
 end
