@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from client import commands, local, output, submit
 from client.exits import EPILOG, ended
 from client.local import settings_with
+from client.options import AsJson
 from core.errors import DescentError
 
 app = typer.Typer(
@@ -58,21 +60,32 @@ def up(
     home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Jobs trained at a time.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Ask for no key, wherever it listens.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Run the server in the foreground: embedded Redis, API, workers. Ctrl-C stops all."""
+    """Run the server in the foreground: embedded Redis, API, workers. Ctrl-C stops all.
+
+    With --json, stdout has one object: where the server is, once it is ready.
+    """
     from client import stack
 
-    stack.serve(settings_with(port=port, home=home, workers=workers, insecure=insecure or None), typer.echo)
+    settings = settings_with(port=port, home=home, workers=workers, insecure=insecure or None)
+    if as_json:
+        stack.serve(settings, partial(typer.echo, err=True), lambda stack: output.emit_json(stack.facts))
+    else:
+        stack.serve(settings, typer.echo)
 
 
 @servers.command(rich_help_panel=_PANEL)
-def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")] = 1) -> None:
+def demo(epochs: Annotated[int, typer.Option(min=1, help="The lesson takes 5.")] = 1, as_json: AsJson = False) -> None:
     """The lesson's job from end to end over HTTP, on a private server."""
     from rich.console import Console
 
     from client import demo as demonstration
 
-    demonstration.run(settings_with(), epochs=epochs, console=Console(highlight=False, soft_wrap=True))
+    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
+    facts = demonstration.run(settings_with(), epochs=epochs, console=console)
+    if as_json:
+        output.emit_json(facts)
 
 
 @servers.command(rich_help_panel=_PANEL)

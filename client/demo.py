@@ -36,8 +36,11 @@ class Run:
     first_loss_s: float
 
 
-def run(settings: Settings, *, epochs: int, console: Console) -> None:
-    """Fetch MNIST, train, watch, download, predict, sum up. Raises StackError when something did not happen."""
+def run(settings: Settings, *, epochs: int, console: Console) -> dict[str, Any]:
+    """Fetch MNIST, train, watch, download, predict, sum up; what came of it.
+
+    Raises StackError when something did not happen.
+    """
     data = fetch(settings, console)
     out = settings.home / "demo"
     out.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,9 @@ def run(settings: Settings, *, epochs: int, console: Console) -> None:
         right = _predict(client, job["id"], data.test, console)
     plot = out / "loss.png"
     draw(seen.points, plot, title=f"Adam, learning rate 0.001: test accuracy {job['result']['test_accuracy']:.2%}")
-    console.print(_summary(seen, right, model, plot))
+    facts = _facts(seen, right, model, plot)
+    console.print(_summary(facts))
+    return facts
 
 
 @contextmanager
@@ -152,18 +157,35 @@ def draw(points: list[LossPoint], file: Path, *, title: str) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _summary(seen: Run, right: int, model: Path, plot: Path) -> Panel:
+def _facts(seen: Run, right: int, model: Path, plot: Path) -> dict[str, Any]:
     result, backend, losses = seen.job["result"], seen.job.get("backend"), _losses(seen.points)
-    device = backend["device"] if backend else "?"
+    return {
+        "job_id": seen.job["id"],
+        "first_loss_s": round(seen.first_loss_s, 3),
+        "device": backend["device"] if backend else None,
+        "images_per_s": result["images_per_s"],
+        "seconds": result["seconds"],
+        "points": len(losses),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "test_accuracy": result["test_accuracy"],
+        "predicted": _PREDICTED,
+        "predicted_right": right,
+        "model": str(model),
+        "loss_plot": str(plot),
+    }
+
+
+def _summary(facts: dict[str, Any]) -> Panel:
     table = Table.grid(padding=(0, 2))
     for name, value in {
-        "time to first loss": f"{seen.first_loss_s:.2f} s after POST /jobs",
-        "speed": f"{result['images_per_s']:,.0f} images/s on {device}, {result['seconds']:.1f} s",
-        "loss": f"{losses[0]:.3f} -> {losses[-1]:.3f} over {len(losses)} points",
-        "test accuracy": f"{result['test_accuracy']:.2%}",
-        "predicted right": f"{right} of {_PREDICTED} test digits",
-        "model": str(model),
-        "loss plot": str(plot),
+        "time to first loss": "{first_loss_s:.2f} s after POST /jobs",
+        "speed": "{images_per_s:,.0f} images/s on {device}, {seconds:.1f} s",
+        "loss": "{first_loss:.3f} -> {last_loss:.3f} over {points} points",
+        "test accuracy": "{test_accuracy:.2%}",
+        "predicted right": "{predicted_right} of {predicted} test digits",
+        "model": "{model}",
+        "loss plot": "{loss_plot}",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, value.format(**facts))
     return Panel(table, title="Done", subtitle="next: make up, and the README's curls", expand=False)

@@ -5,9 +5,9 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx2
 
@@ -40,6 +40,27 @@ class Stack:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.settings.port}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What runs, and where, for programs."""
+        settings = self.settings
+        return {
+            "url": self.url,
+            "home": str(settings.home),
+            "logs": str(settings.logs_dir),
+            "artifacts": settings.artifacts_at,
+            "keys_required": settings.keys_required,
+            "workers": [
+                {
+                    "name": name,
+                    "device": f"gpu:{slot.number}" if slot.gpu else settings.device,
+                    "gpu": slot.gpu and (slot.gpu.name or slot.gpu.id),
+                    "threads": settings.threads_per_trainer,
+                }
+                for name, slot in zip(self._names()[1:], self._slots, strict=True)
+            ],
+        }
+
     def start(self, say: Say) -> None:
         """Start all and wait until a job could run. Raises StackError; nothing is left running then."""
         settings = self.settings
@@ -63,9 +84,9 @@ class Stack:
                 say(f"           {settings.api_processes} processes")
             if not settings.keys_required and not is_loopback(settings.host):
                 say("           no keys are asked for: whoever reaches this port can use it")
-            for name, slot in zip(self._names()[1:], self._slots, strict=True):
-                place = slot.gpu and f"gpu:{slot.number} ({slot.gpu.name or slot.gpu.id})"
-                say(f"  {name} {place or settings.device}, {settings.threads_per_trainer} threads")
+            for worker in self.facts["workers"]:
+                gpu = f" ({worker['gpu']})" if worker["gpu"] else ""
+                say(f"  {worker['name']} {worker['device']}{gpu}, {worker['threads']} threads")
         except BaseException:
             self.stop()
             raise
@@ -124,9 +145,10 @@ def running(settings: Settings, say: Say) -> Iterator[Stack]:
         stack.stop()
 
 
-def serve(settings: Settings, say: Say) -> None:
-    """Run a stack until SIGINT, SIGTERM or SIGHUP."""
+def serve(settings: Settings, say: Say, began: Callable[[Stack], None] = lambda stack: None) -> None:
+    """Run a stack until SIGINT, SIGTERM or SIGHUP. `began` is called when it is ready."""
     with contextlib.suppress(KeyboardInterrupt), running(settings, say) as stack:
+        began(stack)
         say(
             f"\nReady. Ctrl-C stops everything. What is kept: {settings.home}. Logs: {settings.logs_dir}\n"
             f"Open {stack.url} in a browser, or try:"

@@ -34,12 +34,14 @@ def still_running(home: Path) -> list[str]:
 
 def test_the_demo_shows_all_of_it_and_leaves_nothing(tmp_path: Path, cache: Path, mnist: Dataset) -> None:
     assert len(mnist.test) == 10_000
-    done = descent("demo", home=tmp_path, cache=cache, redis_url="redis://127.0.0.1:9")
+    done = descent("demo", "--json", home=tmp_path, cache=cache, redis_url="redis://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
     for part in ("POST /jobs", "POST /predict", "time to first loss", "images/s", "test accuracy", "loss.png"):
-        assert part in done.stdout
-    assert (tmp_path / "demo" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert len(paddle.load(str(tmp_path / "demo" / "mnist.pdparams"))) == 6
+        assert part in done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["points"], facts["test_accuracy"] > 0.97) == (51, True)
+    assert Path(facts["loss_plot"]).read_bytes().startswith(b"\x89PNG")
+    assert len(paddle.load(facts["model"])) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
     assert still_running(tmp_path) == []
 
@@ -49,6 +51,7 @@ def test_the_demo_fails_loudly(tmp_path: Path, cache: Path, mnist: Dataset) -> N
     done = descent("demo", home=tmp_path, cache=cache, device="gpu:15")
     assert done.returncode == 1
     assert "gpu:15" in done.stderr
+    assert "redis " in done.stdout
     assert "Done" not in done.stdout
     assert still_running(tmp_path) == []
 

@@ -1,5 +1,6 @@
 """`descent up` as a process: several side by side, refusals, long paths, and nothing left behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from client.client import Client, JobFailed
 from client.redis_server import RedisServer
 from client.stack import Stack
 from core.settings import Settings, read_settings
+from core.training import runtime
 from tests.conftest import DOOMED, ROOT, eventually, is_alive, serving
 
 
@@ -44,6 +46,28 @@ def test_a_second_server_on_a_home_is_refused(tmp_path: Path, cache: Path) -> No
         assert httpx2.get(f"{running.url}/readyz").status_code == 200
         with redis.Redis(unix_socket_path=str(Settings(home=tmp_path).socket)) as fresh:
             assert fresh.ping()  # the refused one has not taken the first one's socket away
+
+
+def test_a_program_is_told_where_the_server_is(tmp_path: Path, cache: Path) -> None:
+    env = os.environ | {"DESCENT_HOME": str(tmp_path), "DESCENT_PORT": "0", "DESCENT_CACHE": str(cache)}
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "client.cli", "up", "--json", "--workers", "2"], env=env, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=runtime.die_with_parent,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        told = json.loads(process.stdout.readline())
+        assert httpx2.get(f"{told['url']}/readyz").status_code == 200
+        assert (told["home"], told["keys_required"]) == (str(tmp_path), False)
+        assert [(worker["name"], worker["gpu"]) for worker in told["workers"]] == [
+            ("worker-1", None),
+            ("worker-2", None),
+        ]
+        assert (Path(told["logs"]) / "worker-2.log").exists()
+        process.terminate()
+        rest, words = process.communicate(timeout=60)
+    assert (rest, process.returncode) == ("", 0)
+    assert "Ready." in words
+    assert words.endswith("Stopped.\n")
 
 
 def test_a_stack_of_its_own_ignores_the_redis_of_the_shell(
