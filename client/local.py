@@ -1,6 +1,8 @@
 """The commands that need no server: they work on this machine's home, its data and its database."""
 
 import asyncio
+import contextlib
+import io
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -88,7 +90,7 @@ def train(
     out = out or Path(f"{dataset}.pdparams")
     if out.is_dir() or not os.access(out.parent, os.W_OK):
         raise usage(f"{out} cannot be written: it is a folder, or its own is missing or not ours", "--out")
-    settings = settings_with(device=device)
+    settings = settings_with()
     spec = {
         "optimizer": optimizer,
         "learning_rate": lr,
@@ -96,7 +98,7 @@ def train(
         "batch_size": batch_size,
         "seed": seed,
         "dataset": dataset,
-        "device": settings.device,
+        "device": device or settings.device,
     }
     try:
         _train_here(spec, settings, out)
@@ -117,8 +119,9 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
     except ValidationError as refused:
         raise usage("; ".join(_reason(error) for error in refused.errors())) from None
     runtime.prepare(settings.threads_per_trainer)
+    with contextlib.redirect_stderr(io.StringIO()):  # Paddle's advice on the variables that are set on purpose
+        from core.training import network, trainer
     from client import demo as demonstration
-    from core.training import network, trainer
     from core.training.fused import kernel as fused
     from core.training.progress import Block, EpochEnd, Finished
 

@@ -63,6 +63,7 @@ def test_a_local_training_needs_no_server(tmp_path: Path, cache: Path) -> None:
     points = [json.loads(line) for line in done.stdout.splitlines()]
     assert [point["step"] for point in points] == [0, 9]
     assert "test accuracy" in done.stderr
+    assert "OMP_NUM_THREADS" not in done.stderr
     assert len(paddle.load(str(tmp_path / "weights.pdparams"))) == 6
 
 
@@ -84,6 +85,7 @@ def test_a_local_training_that_is_interrupted_says_what_it_leaves(tmp_path: Path
         (("--dataset", "fashion"), "dataset"),
         (("--batch-size", "60000"), "50000"),
         (("--lr", "0"), "learning_rate"),
+        (("--device", "tpu"), "gpu:N with N from 0 to 15"),
     ],
 )
 def test_a_wrong_local_training_is_told_why(words: tuple[str, ...], said: str, tmp_path: Path, cache: Path) -> None:
