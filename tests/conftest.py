@@ -95,9 +95,11 @@ def redis_running(home: Path) -> Iterator[Settings]:
         return
     server = RedisServer(settings)
     child = server.start()
-    yield settings
-    child.stop(10)
-    server.release()
+    try:
+        yield settings
+    finally:
+        child.stop(10)
+        server.release()
 
 
 @pytest.fixture(scope="session")

@@ -762,7 +762,7 @@ local function passed_over(queue)
   if not rank then return false end
   local passed, rung_ms = {}, rung_of(front)
   for _, id in ipairs(rank > 0 and redis.call('ZRANGE', at_home_in(queue), 0, math.min(rank, LONG) - 1) or {}) do
-    if rung_of(id) < rung_ms then table.insert(passed, id) end
+    if rung_of(id) <= rung_ms then table.insert(passed, id) end
   end
   return passed
 end
