@@ -270,6 +270,23 @@ def test_while_one_request_is_on_its_way_no_other_is_sent_and_the_newest_drawing
     assert held == []
 
 
+def test_what_is_spoken_is_of_the_whole_drawing(visit: Visit) -> None:
+    sure = iter([0.61, *[0.98] * 100])
+
+    def answer(route: Route) -> None:
+        said = route.fetch().json()
+        said["predictions"][0] |= {"class": 7, "confidence": next(sure)}
+        route.fulfill(json=said)
+
+    visit.page.route("**/predict*", answer)
+    page = visit.open("draw")
+    spoken = page.locator("p[aria-live=polite]").first
+    draw(page, SEVEN[:2])
+    expect(spoken).to_contain_text("best: 7, ")
+    draw(page, SEVEN[1:])
+    expect(spoken).to_have_text("best: 7, 98%")
+
+
 def test_without_a_model_it_says_what_to_do_and_goes_on_when_there_is_one(staged: Visit, api: Api) -> None:
     staged.page.route("**/models?*", lambda route: route.fulfill(json=NO_MODELS))
     page = staged.open("draw")

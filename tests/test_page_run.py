@@ -484,6 +484,8 @@ def test_it_fits_a_phone_in_both_languages(
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         wait_for_width(page, 100)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        wide = "(cells) => cells.filter((it) => it.scrollWidth > it.clientWidth).map((it) => it.innerText)"
+        assert page.locator(".run-matrix button").evaluate_all(wide) == []
 
 
 def test_the_language_changes_without_a_new_evaluation(working: Visit, trained: Page) -> None:

@@ -569,6 +569,23 @@ def test_a_sweeps_runs_are_shown_alone_and_ticked(visit: Visit, staged: Staged) 
     expect(page.locator("tbody tr[data-id]")).not_to_have_count(4)
 
 
+def test_no_column_is_cut_off_on_a_laptop(visit: Visit, staged: Staged) -> None:
+    named = finished(staged.api, name="L" * 200, tags={"k" * 30: "v" * 40})
+    body = {"optimizer": "adam"}
+    tested = httpx2.post(f"{staged.api.url}/lr-range-tests", json=body, trust_env=False).json()["id"]
+    page = visit.open()
+    expect(row(page, tested).locator(".c-rate")).to_have_text("range test")
+    expect(row(page, named).locator(".c-verdict .chip")).to_be_visible()
+    for width in (1440, 1280, 1250, 1230, 1110):
+        page.set_viewport_size({"width": width, "height": 800})
+        hidden = page.locator(".runs-table").evaluate("(scroll) => scroll.scrollWidth - scroll.clientWidth")
+        assert hidden <= 0, width
+    page.get_by_role("button", name="中文").click()
+    expect(row(page, tested).locator(".c-rate")).to_have_text("范围测试")
+    row(page, tested).get_by_role("checkbox").check()
+    expect(page.locator(".legend")).to_contain_text("范围测试")
+
+
 def test_older_runs_are_asked_for(visit: Visit, staged: Staged) -> None:
     async def many(store: WorkStore) -> None:
         for _ in range(100):
@@ -578,9 +595,13 @@ def test_older_runs_are_asked_for(visit: Visit, staged: Staged) -> None:
     page = visit.open("?on=none")
     expect(page.locator("tbody tr[data-id]").nth(99)).to_be_attached()  # and those that go on, however old
     expect(row(page, staged.runs["sgd", 0.1])).to_have_count(0)
+    expect(page.locator(".filter")).to_contain_text("without older ones")
+    page.get_by_role("searchbox").fill(staged.runs["sgd", 0.1])
+    expect(page.locator(".runs-nothing")).to_contain_text("No run that was read so far matches. Older ones are below.")
     page.get_by_role("button", name="Older runs").click()
     expect(row(page, staged.runs["sgd", 0.1])).to_be_attached()
     expect(page.get_by_role("button", name="Older runs")).to_be_hidden()
+    expect(page.locator(".filter")).not_to_contain_text("without older ones")
 
 
 # --- elsewhere ---------------------------------------------------------------------------------------------------------

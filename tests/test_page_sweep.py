@@ -123,6 +123,25 @@ def test_the_grid_is_a_table_whose_cells_are_the_stronger_the_better(visit: Visi
 
     page.locator(".grid select").select_option("training time")
     expect(page.locator(".grid .cell").first).to_contain_text("3.1 s")
+    expect(page.locator(".grid select")).to_be_focused()
+    page.reload()  # the address says what is shown
+    expect(page.locator(".grid .cell").first).to_contain_text("3.1 s")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_a_phone_shows_the_whole_card_and_three_rates_beside_each_other(
+    api: Api, browser: Browser, locale: str
+) -> None:
+    lesson = post(api, "/sweeps", {"epochs": 1})
+    with visiting(browser, api.url, locale=locale, viewport={"width": 390, "height": 844}) as visit:
+        page = visit.open(f"?sweep={lesson['id']}&chart=grid")
+        page.locator("section.sweep summary").click()
+        expect(page.locator("section.sweep tbody tr")).to_have_count(15)
+        expect(page.locator(".grid .cell")).to_have_count(15)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        hidden = "(scroll) => scroll.scrollWidth - scroll.clientWidth"
+        assert page.locator(".grid .scroll").evaluate(hidden) <= 0
+    post(api, f"/sweeps/{lesson['id']}/cancel")
 
 
 def test_a_cell_averages_only_runs_that_differ_in_their_seed_alone(api: Api, browser: Browser) -> None:

@@ -31,7 +31,7 @@ export const COLUMNS = [
     name: "rate",
     isNumber: true,
     value: ({ job }) => rateOf(job.spec),
-    said: ({ job }) => rateText(job.spec).replaceAll("_", " "),
+    said: ({ job }) => (isRangeTest(job.spec) ? t("runs.range_test") : rateText(job.spec).replaceAll("_", " ")),
   },
   {
     name: "name",

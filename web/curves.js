@@ -159,7 +159,14 @@ export class Curves {
     const optimizers = [...byName].sort(([a], [b]) => byOptimizer(a, b));
     const rates = [...byRate].sort(([a], [b]) => b - a);
     const samples = [
-      ["colour", rates.map(([rate, spec]) => [Number.isNaN(rate) ? "–" : String(rate), colourOf(spec), "solid"])],
+      [
+        "colour",
+        rates.map(([rate, spec]) => [
+          Number.isNaN(rate) ? t("runs.range_test") : String(rate),
+          colourOf(spec),
+          "solid",
+        ]),
+      ],
       ["dash", optimizers.map(([name, spec]) => [name, muted, dashOf(spec)])],
     ];
     const key = JSON.stringify(samples);

@@ -14,6 +14,7 @@ import { button, heading, Sheet } from "./sheet.js";
 import { has, percent, t } from "./text.js";
 
 const MOST_MODELS = 4;
+const REST_MS = 600; // after the last answer, so that what is spoken is of the whole drawing
 
 // What was drawn stays when the language or the view changes.
 const drawing = new Drawing();
@@ -31,6 +32,7 @@ class View {
   #seen = new Map(); // by data set
   #said = "";
   #ended = "";
+  #resting = null; // the timer of what is spoken next
   #stop = new AbortController();
 
   constructor(route) {
@@ -71,6 +73,7 @@ class View {
 
   gone() {
     this.#stop.abort();
+    clearTimeout(this.#resting);
     this.sheet.gone();
     this.asking.gone();
   }
@@ -256,15 +259,15 @@ class View {
     this.#speak(told);
   }
 
-  /** Say what is found, when it is something else than before. */
+  /** Say what is found once the drawing rests, when it is something else than before. */
   #speak(told) {
-    const said = told.map((column) => `${column.title}: ${column.label}`).join("; ");
+    clearTimeout(this.#resting);
+    const said = told.map((column) => `${column.title}: ${column.label}, ${percent(column.confidence, 0)}`).join("; ");
     if (said === this.#said) return;
-    this.#said = said;
-    fill(
-      this.spoken,
-      told.map((column) => `${column.title}: ${column.label}, ${percent(column.confidence, 0)}`).join("; "),
-    );
+    this.#resting = setTimeout(() => {
+      this.#said = said;
+      fill(this.spoken, said);
+    }, REST_MS);
   }
 }
 

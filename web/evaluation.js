@@ -111,7 +111,7 @@ function rowOf(found, row, label, show) {
     const button = h(
       "button",
       { type: "button", tabIndex: -1, "aria-label": words, onclick: () => show(label, predicted) },
-      number(count),
+      String(count), // without a comma four digits fit a phone's cell
     );
     const kind = label === predicted ? "right" : count ? "wrong" : "none";
     return h("td", { className: kind, style: { "--heat": heat(count / images) } }, button);

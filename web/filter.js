@@ -36,8 +36,8 @@ export class Filter {
     );
   }
 
-  /** Say how many rows there are and how many runs are ticked. */
-  show({ runs, ticked }) {
+  /** Say how many rows there are, whether older runs could have some too, and how many runs are ticked. */
+  show({ runs, ticked, hasOlder }) {
     const names = [...new Set([...live.jobs.values()].map((job) => job.spec.optimizer.name))].sort();
     if (this.#optimizers.dataset.names !== names.join()) {
       this.#optimizers.dataset.names = names.join();
@@ -46,7 +46,12 @@ export class Filter {
         names.map((name) => [name, name]),
       );
     }
-    const text = `${t("runs.shown", { n: runs.length })} · ${t("runs.ticked", { n: ticked })}`;
+    const told = [
+      t("runs.shown", { n: runs.length }),
+      hasOlder && t("runs.not_older"),
+      t("runs.ticked", { n: ticked }),
+    ];
+    const text = told.filter(Boolean).join(" · ");
     if (this.#told.textContent !== text) fill(this.#told, text);
   }
 

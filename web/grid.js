@@ -12,26 +12,34 @@ const MEASURES = {
   loss: { of: (job) => (job.terminal ? (job.latest?.loss ?? null) : null), text: loss, moreIsBetter: false },
   time: { of: (job) => job.result?.seconds ?? null, text: duration, moreIsBetter: false },
 };
-let measure = "accuracy"; // stays over switches of language
+let measure; // of the table that is there
 
-/** The table of these runs. `onPick(ids)` is told whose cell was chosen. */
-export function grid(ids, { onPick }) {
+/** The table of these runs, of what `showing` says. `onPick(ids)` is told whose cell was chosen. */
+export function grid(ids, { onPick, showing }) {
+  measure = showing.measure;
   const jobs = ids.map((id) => live.jobs.get(id)).filter(Boolean);
   const place = h("div.grid");
-  const fill = () => place.replaceChildren(choice(fill), h("div.scroll", {}, table(jobs, onPick)), hint(jobs));
+  const fill = () => place.replaceChildren(choice(choose), h("div.scroll", {}, table(jobs, onPick)), hint(jobs));
+  const choose = (name) => {
+    measure = name;
+    showing.set({ measure });
+    fill();
+    place.querySelector("select").focus();
+  };
   fill();
   return place;
 }
 
-function choice(changed) {
-  const choose = (event) => {
-    measure = event.target.value;
-    changed();
-  };
+function choice(choose) {
   const options = Object.keys(MEASURES).map((name) =>
     h("option", { value: name, selected: name === measure }, t(`grid.${name}`)),
   );
-  return h("label.row.small", {}, t("grid.show"), h("select", { onchange: choose }, options));
+  return h(
+    "label.row.small",
+    {},
+    t("grid.show"),
+    h("select", { onchange: ({ target }) => choose(target.value) }, options),
+  );
 }
 
 function table(jobs, onPick) {

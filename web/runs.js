@@ -169,9 +169,10 @@ class Page {
       const isTicked = ticked.has(id);
       return { isTicked, colour: isTicked ? colourOf(spec) : "var(--line)", dash: dashOf(spec) };
     };
-    table.show(runs, { sort: this.#showing.sort, lookOf, changed, isWhole: this.#isWhole });
-    filter.show({ runs, ticked: ticked.size });
-    older.hidden = !live.hasMore || Boolean(this.#showing.sweep);
+    const hasOlder = live.hasMore && !this.#showing.sweep;
+    table.show(runs, { sort: this.#showing.sort, lookOf, changed, isWhole: this.#isWhole, hasOlder });
+    filter.show({ runs, ticked: ticked.size, hasOlder });
+    older.hidden = !hasOlder;
     if (this.#showing.chart !== "curves") this.#soon ??= setTimeout(() => this.#redrawPicture(), PICTURE_MS);
   }
 
@@ -212,7 +213,7 @@ class Page {
     if (picture.firstChild && picture.dataset.key === key) return;
     picture.dataset.key = key;
     const place = [...picture.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
-    fill(picture, draw(ids, { onPick: (picked) => this.#pick(picked) }));
+    fill(picture, draw(ids, { onPick: (picked) => this.#pick(picked), showing: this.#showing }));
     if (place >= 0) picture.querySelectorAll(FOCUSABLE)[place]?.focus();
   }
 

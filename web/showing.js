@@ -11,6 +11,7 @@ const NONE = "none";
 const PLAIN = {
   on: "",
   chart: "curves",
+  measure: "accuracy",
   x: "step",
   y: "loss",
   logx: "0",
@@ -27,6 +28,7 @@ const PLAIN = {
 
 const CHOICES = {
   chart: ["curves", "grid", "parallel"],
+  measure: ["accuracy", "loss", "time"],
   x: ["step", "epoch", "time"],
   y: ["loss", "accuracy"],
   logx: ["0", "1"],

@@ -15,6 +15,7 @@ export class RunTable {
   #body = h("tbody");
   #sorting;
   #nothing;
+  #none = h("p", { role: "status" });
   #on;
 
   /** `on.tick(id, isTicked)`, `on.point(id | null)` when a row is pointed at, `on.sort(how)`, `on.clear()` for the filter. */
@@ -27,7 +28,7 @@ export class RunTable {
       COLUMNS.map((column) => this.#head(column)),
     );
     const clear = h("button", { type: "button", onclick: () => on.clear() }, t("runs.clear"));
-    this.#nothing = h("div.runs-nothing", { hidden: true }, h("p", { role: "status" }, t("runs.no_match")), clear);
+    this.#nothing = h("div.runs-nothing", { hidden: true }, this.#none, clear);
     this.#sorting = new Sorting((sort) => on.sort(sort));
     const region = h(
       "div.runs-table.scroll",
@@ -40,10 +41,13 @@ export class RunTable {
 
   /**
    * Show these runs in the order of `sort` (see `sorted`). `lookOf(id)` is `{isTicked, colour, dash}`; `changed` the ids of those
-   * of which anything else can be another than before, null for all; `isWhole` whether no more of them are on their way.
+   * of which anything else can be another than before, null for all; `isWhole` whether no more of them are on their way, and
+   * `hasOlder` whether there are some that nobody asked for yet.
    */
-  show(runs, { sort, lookOf, changed, isWhole }) {
+  show(runs, { sort, lookOf, changed, isWhole, hasOlder }) {
     this.#nothing.hidden = runs.length > 0 || !isWhole;
+    const none = t(hasOlder ? "runs.no_match_yet" : "runs.no_match");
+    if (this.#none.textContent !== none) fill(this.#none, none);
     this.#sorting.show(sort);
     for (const [name, head] of this.#heads) {
       const isBy = sort.replace("-", "") === name;
