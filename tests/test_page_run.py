@@ -275,6 +275,7 @@ def test_a_failed_run_says_in_words_why(api: Api, visit: Visit) -> None:
     problem = page.locator(".run-notes .error")
     expect(problem).to_contain_text("The loss blew up: the learning rate is too large for this optimizer (at step 9)")
     expect(problem).to_contain_text("diverged the loss blew up")
+    expect(page.locator(".run-actions .primary")).to_have_text(["Change and train again"])  # going on ends the same way
 
 
 def test_a_queued_run_says_what_no_worker_has(visit: Visit, http: httpx2.Client) -> None:

@@ -41,6 +41,7 @@ export function actions(first) {
 
   function update(now) {
     job = now;
+    links[0].classList.toggle("primary", hasDiverged(job));
     const names = POSSIBLE[job.status].filter((name) => !(name === "extend" && isRangeTest(job.spec)));
     const hadFocus = row.contains(document.activeElement);
     renew(row, [job.status], () => [names.map((name) => control(name, job, tell)), h("span.space"), links]);
@@ -48,12 +49,15 @@ export function actions(first) {
   }
 }
 
+/** Then going on ends the same way, and another rate is what helps. */
+const hasDiverged = (job) => job.error?.code === "diverged";
+
 function control(name, job, tell) {
   if (name === "extend") return extension(job, tell);
   const words = t(`run.${name}`);
   if (name === "delete") return h("button.danger", { type: "button", onclick: () => askToDelete(job) }, words);
   const button = h("button", { type: "button" }, words);
-  if (name === "resume") button.classList.add("primary");
+  if (name === "resume" && !hasDiverged(job)) button.classList.add("primary");
   button.onclick = () => ask(`/jobs/${job.id}/${name}`, undefined, button, tell);
   return button;
 }
