@@ -56,7 +56,7 @@ class Staged:
     runs: dict[tuple[str, float], str]  # (optimizer, rate) -> id: the lesson's fifteen, ended
 
 
-def spec_of(optimizer: str = "adam", rate: float = 0.001, **more: Any) -> JobSpec:
+def spec_of(optimizer: str = "adam", rate: float | dict[str, Any] = 0.001, **more: Any) -> JobSpec:
     return JobSpec.model_validate({"optimizer": optimizer, "learning_rate": rate, "epochs": 1} | more)
 
 
@@ -315,6 +315,16 @@ def test_the_link_names_the_runs_that_were_ticked_by_themselves(visit: Visit, st
     assert query(page)["on"].split(",") == ids
 
 
+def test_a_range_test_is_not_ticked_among_others_by_itself(visit: Visit, staged: Staged) -> None:
+    sweeps_rate = {"schedule": "range_test", "start": 1e-5, "end": 10.0}
+    tested = finished(staged.api, rate=sweeps_rate, batch_size=500, log_every=1)
+    page = visit.open()
+    drawn(page, 8)
+    expect(row(page, tested).get_by_role("checkbox")).not_to_be_checked()
+    row(page, tested).get_by_role("checkbox").check()
+    drawn(page, 9)
+
+
 def test_a_run_that_is_gone_is_told_and_the_others_are_shown(visit: Visit, staged: Staged) -> None:
     gone = f"job_{'0' * 32}"
     visit.allowed.append("Failed to load resource")  # its 404
@@ -409,6 +419,17 @@ def test_the_csv_has_every_point_and_no_name_is_a_formula(visit: Visit, staged: 
     url = f"{staged.api.url}/jobs/{job_id}/loss"
     points = httpx2.get(url, trust_env=False).json()["points"]
     assert [(int(each["step"]), float(each["loss"])) for each in found] == [(p["step"], p["loss"]) for p in points]
+
+
+def test_the_csv_is_of_what_is_drawn(visit: Visit, staged: Staged) -> None:
+    job_id = staged.runs["adam", 0.01]
+    page = visit.open(f"?on={job_id}&y=accuracy")
+    drawn(page, 1)
+    found = saved_csv(page)
+    epochs = httpx2.get(f"{staged.api.url}/jobs/{job_id}/metrics", trust_env=False).json()["epochs"]
+    assert [(int(each["epoch"]), float(each["valid_accuracy"]), float(each["train_loss"])) for each in found] == [
+        (epoch["epoch"], epoch["valid_accuracy"], epoch["train_loss"]) for epoch in epochs
+    ]
 
 
 def test_the_picture_is_a_png_with_the_curves_in_it(visit: Visit, staged: Staged) -> None:

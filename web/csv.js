@@ -4,17 +4,32 @@ import { get } from "./api.js";
 import { labelOf } from "./encoding.js";
 import { live } from "./live.js";
 
-const COLUMNS = ["job_id", "label", "step", "epoch", "time_s", "loss"];
+const TABLES = {
+  loss: { columns: ["step", "epoch", "time_s", "loss"], rowsOf: pointsOf },
+  accuracy: {
+    columns: ["epoch", "train_loss", "valid_loss", "valid_accuracy", "learning_rate", "seconds"],
+    rowsOf: epochsOf,
+  },
+};
 
-/** Every stored point of these runs, those left out of the chart too, as a blob. Raises as `send` does. */
-export async function csvOf(ids) {
-  const lines = [COLUMNS.join(",")];
+/**
+ * What the chart of `y` is made of, as a blob: every stored loss of these runs, those left out of the chart too, or their epochs.
+ * Raises as `send` does.
+ */
+export async function csvOf(ids, y) {
+  const { columns, rowsOf } = TABLES[y];
+  const lines = [["job_id", "label", ...columns].join(",")];
   for (const id of ids) {
     const { spec } = live.jobs.get(id) ?? (await live.look(id)); // its curve may not be here yet
     const head = [id, spec.name ?? labelOf({ spec })].map(cell);
-    for (const point of await pointsOf(id)) lines.push([...head, ...point.map(cell)].join(","));
+    for (const row of await rowsOf(id, columns)) lines.push([...head, ...row.map(cell)].join(","));
   }
   return new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv;charset=utf-8" });
+}
+
+async function epochsOf(id, columns) {
+  const { epochs } = await get(`/jobs/${id}/metrics`);
+  return epochs.map((epoch) => columns.map((name) => epoch[name]));
 }
 
 async function pointsOf(id) {

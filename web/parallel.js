@@ -47,11 +47,13 @@ const AXES = {
   time: { of: (job) => job.result?.seconds, text: duration, scale: linear },
   accuracy: { of: (job) => job.result?.test_accuracy, text: (value) => percent(value, 1), scale: errors },
 };
-const kept = new Map(); // axis -> [from, to] in pixels, over redraws
-let showKept = null; // in the drawing that is there now: a new one may take its place while somebody drags
+let kept = new Map(); // axis -> [from, to], heights in the drawing that is there now
+let showKept = null; // in that drawing: a new one may take its place while somebody drags
+let isDragging = false;
 
-/** The drawing of these runs. `onPick(ids)` is told which line was chosen. */
-export function parallel(ids, { onPick }) {
+/** The drawing of these runs, of what `showing` says. `onPick(ids)` is told which line was chosen. */
+export function parallel(ids, { onPick, showing }) {
+  if (!isDragging) kept = keptOf(showing.kept);
   const jobs = ids.map((id) => live.jobs.get(id)).filter((job) => job && !isRangeTest(job.spec));
   const axes = axesOf(jobs);
   const svg = s("svg.parallel", {
@@ -72,7 +74,7 @@ export function parallel(ids, { onPick }) {
   add(
     svg,
     lines.map(({ element }) => element),
-    axes.map(drawn),
+    axes.map((axis) => drawn(axis, showing)),
     brushes.map(({ element }) => element),
   );
   showKept();
@@ -121,8 +123,16 @@ function passes(ys) {
   return [...kept].every(([name, [from, to]]) => !ys.has(name) || (ys.get(name) >= from && ys.get(name) <= to));
 }
 
-function drawn({ name, x, ticks, y, text }) {
-  const onpointerdown = (event) => brush(event, name);
+/** What the address says is kept: `accuracy:44-120,rate:60-90`. What is not of that form is left out. */
+function keptOf(text) {
+  const found = [...text.matchAll(/(\w+):(\d+)-(\d+)/g)].filter(([, name]) => name in AXES);
+  return new Map(found.map(([, name, from, to]) => [name, [Number(from), Number(to)]]));
+}
+
+const keptText = () => [...kept].map(([name, [from, to]]) => `${name}:${from}-${to}`).join(",");
+
+function drawn({ name, x, ticks, y, text }, showing) {
+  const onpointerdown = (event) => brush(event, name, showing);
   return s(
     "g.axis",
     {},
@@ -138,10 +148,10 @@ function drawn({ name, x, ticks, y, text }) {
 }
 
 /** Keep what is dragged over from here on; a mere click keeps all again. */
-function brush(event, name) {
+function brush(event, name, showing) {
   event.preventDefault(); // no text is selected meanwhile
   const box = event.target.ownerSVGElement.getBoundingClientRect();
-  const height = ({ clientY }) => ((clientY - box.top) / box.height) * HEIGHT;
+  const height = ({ clientY }) => Math.round(Math.max(((clientY - box.top) / box.height) * HEIGHT, 0));
   const began = height(event);
   const stop = new AbortController();
   const move = (moved) => {
@@ -150,7 +160,13 @@ function brush(event, name) {
     else kept.set(name, [Math.min(began, now), Math.max(began, now)]);
     showKept();
   };
+  const end = () => {
+    stop.abort();
+    isDragging = false;
+    showing.set({ kept: keptText() });
+  };
+  isDragging = true;
   move(event);
   addEventListener("pointermove", move, { signal: stop.signal });
-  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => stop.abort(), { signal: stop.signal });
+  for (const name of ["pointerup", "pointercancel"]) addEventListener(name, end, { signal: stop.signal });
 }

@@ -287,7 +287,8 @@ class Page {
   // --- what can be taken along ---------------------------------------------------------------------------------------------
 
   async #csv() {
-    await this.#say(async () => save(await csvOf(this.#parts.curves.drawn), "descent-curves.csv"));
+    const { y } = this.#showing;
+    await this.#say(async () => save(await csvOf(this.#parts.curves.drawn, y), `descent-${y}.csv`));
   }
 
   async #png() {

@@ -1,17 +1,19 @@
 // What is to be seen on the page of runs: which curves, over what, how smooth, which rows. The address says all of it, so that a
 // link, or loading the page again, shows the same.
 
+import { isRangeTest } from "./encoding.js";
 import { live } from "./live.js";
 
 const MOST_BY_DEFAULT = 8;
 const MOST_OF_A_SWEEP = 20;
 const NONE = "none";
 
-/** What the address leaves out. `on` is the ticked runs; empty: those that are ticked by default. */
+/** What the address leaves out. `on` is the ticked runs; empty: those that are ticked by default. `kept` is of parallel.js. */
 const PLAIN = {
   on: "",
   chart: "curves",
   measure: "accuracy",
+  kept: "",
   x: "step",
   y: "loss",
   logx: "0",
@@ -111,7 +113,9 @@ function byDefault(sweep) {
   if (sweep) return ids(jobs.filter((job) => job.sweep === sweep)).slice(0, MOST_OF_A_SWEEP);
   const goOn = jobs.filter((job) => !job.terminal && job.latest);
   const ended = jobs.filter((job) => job.terminal && job.latest);
-  return ids([...goOn, ...ended]).slice(0, MOST_BY_DEFAULT);
+  const shown = [...goOn, ...ended];
+  const comparable = shown.filter((job) => !isRangeTest(job.spec)); // its rate is another at every step
+  return ids(comparable.length ? comparable : shown).slice(0, MOST_BY_DEFAULT);
 }
 
 const ids = (jobs) => jobs.map((job) => job.id);
