@@ -1,5 +1,6 @@
 """The client for an event loop; and all that the other does, which runs these coroutines over a wire that blocks."""
 
+import errno
 import os
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx2
 
 from client import answers, transfers
 from client.answers import Event, JobData, LossHistory, RangeTestData, SweepData
-from client.calls import as_json, creation, id_of, listed, options_of, preview
+from client.calls import as_json, creation, id_of, is_one_image, listed, options_of, preview
 from client.errors import JobFailed
 from client.views import JobView, RangeTestView, SweepView
 from client.wire import AsyncWire, Call, Caller
@@ -90,6 +91,8 @@ class AsyncJob(JobView):
 
     async def download(self, path: str | os.PathLike[str] | None = None, *, format: str = "pdparams") -> Path:
         wanted = Path.cwd() if path is None else Path(path)
+        if path is not None and os.fspath(path).endswith("/") and not wanted.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder", os.fspath(path))
         return await transfers.file(self._caller, f"{self._path}/model", {"format": format}, wanted)
 
     async def model(self, *, format: str = "pdparams") -> bytes:
@@ -322,8 +325,7 @@ class AsyncApi:
         top_k: int = 3,
         debug: bool = False,
     ) -> answers.Predictions:
-        alone = isinstance(images, str | bytes | os.PathLike)
-        sent = [as_json(image) for image in ([images] if alone else images)]
+        sent = [as_json(image) for image in ([images] if is_one_image(images) else images)]
         body = {"images": sent, "model": id_of(model), "range": range, "top_k": top_k}
         params = {"debug": "true"} if debug else {}
         call = Call(method="POST", path="/predict", json=body, params=params)

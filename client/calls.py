@@ -15,6 +15,7 @@ from client.wire import Call, Caller
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _PAGE = 100  # jobs, sweeps or models a page, at most
+_SIDE = 28  # pixels of an image
 
 
 def options_of(url: str | None, key: str | None, timeout_s: float, *, trust_env: bool) -> tuple[str, dict[str, Any]]:
@@ -65,6 +66,19 @@ async def listed(
 
 def id_of(job: str | JobView) -> str:
     return job if isinstance(job, str) else job.id
+
+
+def is_one_image(images: Any) -> bool:
+    """Whether it is an image and no list of them: a path, bytes, or 784 or 28x28 numbers."""
+    if isinstance(images, str | bytes | os.PathLike):
+        return True
+    if hasattr(images, "shape"):
+        return tuple(images.shape) in ((_SIDE * _SIDE,), (_SIDE, _SIDE))
+    if not isinstance(images, list | tuple):
+        return False
+    if len(images) == _SIDE * _SIDE:
+        return isinstance(images[0], int | float)
+    return len(images) == _SIDE and all(isinstance(row, list | tuple) and len(row) == _SIDE for row in images)
 
 
 def as_json(image: Any) -> Any:

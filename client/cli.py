@@ -1,5 +1,6 @@
 """The command `descent`: what it is made of, and how it ends. Data goes to stdout, everything else to stderr."""
 
+import errno
 import logging
 import sys
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from client import commands, local, output, submit
-from client.exits import EPILOG, ended
+from client.exits import EPILOG, Exit, ended
 from client.local import settings_with
 from client.options import AsJson
 from core.errors import DescentError
@@ -25,6 +26,7 @@ app = typer.Typer(
 servers = typer.Typer()
 
 _PANEL = "A server on this machine"
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
@@ -37,6 +39,11 @@ def main() -> None:
     except DescentError as error:
         output.tell(f"descent: {error}", "red")
         raise SystemExit(ended(error)) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        output.tell(f"descent: cannot write: {error.strerror}", "red")
+        output.end_quietly(Exit.FAILED)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -380,7 +380,8 @@ class Client:
         top_k: int = 3,
         debug: bool = False,
     ) -> answers.Predictions:
-        """What images show, up to 256: paths of PNG or JPEG files, their bytes, or arrays or lists of numbers, 28x28 or 784.
+        """What images show, one or up to 256: paths of PNG or JPEG files, their bytes, or arrays or lists of numbers, 28x28
+        or 784.
 
         `range` is the brightest value of an array, 1 or 255. With `debug` each prediction has `seen`, the 28x28 that the
         network saw.

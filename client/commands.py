@@ -11,7 +11,17 @@ import typer
 from rich.text import Text
 
 from client import output, plot, report, watching
-from client.connection import complete_job, connected, find_job, find_jobs, find_sweep, is_sweep, tell_refusal
+from client.connection import (
+    complete_job,
+    complete_model,
+    complete_sweep,
+    connected,
+    find_job,
+    find_jobs,
+    find_sweep,
+    is_sweep,
+    tell_refusal,
+)
 from client.exits import Exit, usage
 from client.options import AsJson, Server, optimizer_names, with_options
 from client.output import Column
@@ -48,7 +58,7 @@ def ls(
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, ...")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Its name.", autocompletion=optimizer_names)] = None,
     tag: Annotated[str | None, typer.Option(help="KEY or KEY=VALUE.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="Jobs of this sweep.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Jobs of this sweep.", autocompletion=complete_sweep)] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     sweeps: Annotated[bool, typer.Option("--sweeps", help="List sweeps instead.")] = False,
     as_json: AsJson = False,
@@ -211,8 +221,10 @@ def download(
     job: JobName,
     server: Server,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="A file, a folder, or - for stdout; default the folder one is in."),
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="PATH", help="A file, a folder, or - for stdout; default the folder one is in."
+        ),
     ] = None,
     format: Annotated[str, typer.Option(help="pdparams, safetensors, inference or onnx.")] = "pdparams",
     as_json: AsJson = False,
@@ -220,7 +232,7 @@ def download(
     """Download the trained network. It is verified against its digest, and its path is printed."""
     with connected(server) as client:
         found = find_job(client, job)
-        if out == Path("-"):
+        if out == "-":
             output.emit_bytes(found.model(format=format))
             return
         try:
@@ -245,7 +257,9 @@ def download(
 def predict(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PNG or JPEG pictures; - is stdin.")],
     server: Server,
-    model: Annotated[str, typer.Option(help="best, latest, an alias, or a job.", autocompletion=complete_job)] = "best",
+    model: Annotated[
+        str, typer.Option(help="best, latest, an alias, or a job.", autocompletion=complete_model)
+    ] = "best",
     top: Annotated[int, typer.Option(min=1, max=10, help="How many guesses to show of each.")] = 3,
     as_json: AsJson = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """The server as commands meet it: how its refusals are told, and how short names of jobs become jobs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
@@ -102,7 +102,7 @@ def find_jobs(client: "Client", names: Sequence[str]) -> list["Job"]:
 def find_sweep(client: "Client", name: str) -> "Sweep":
     """A sweep by its id, or a beginning of it that no other has."""
     if len(name.removeprefix("sweep_")) == _ID_LENGTH:
-        return client.sweeps.get(name)
+        return client.sweeps.get(name if is_sweep(name) else f"sweep_{name}")
     found = [sweep.id for sweep in client.sweeps.list(limit=_LOOKED_AT) if is_short_for(name, sweep.id)]
     if len(found) == 1:
         return client.sweeps.get(found[0])
@@ -133,13 +133,43 @@ def _ambiguous(name: str, candidates: Sequence[str]) -> NoReturn:
 
 
 def complete_job(incomplete: str) -> list[tuple[str, str]]:
-    """Ids for the shell, with what each job is. Whatever is wrong: none."""
+    """Ids for the shell, with what each job is; of sweeps for who has begun with one. Whatever is wrong: none."""
+    if is_sweep(incomplete):
+        return complete_sweep(incomplete)
+    return _completed(lambda client: _jobs_for(client, incomplete))
+
+
+def complete_sweep(incomplete: str) -> list[tuple[str, str]]:
+    """The same of sweeps."""
+
+    def found(client: "Client") -> list[tuple[str, str]]:
+        sweeps = [sweep.data for sweep in client.sweeps.list(limit=_COMPLETED) if sweep.id.startswith(incomplete)]
+        return [(data["id"], f"{data['progress']['jobs']} jobs, {data['status']}") for data in sweeps]
+
+    return _completed(found)
+
+
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
+    """The names that models go by, and jobs."""
+
+    def found(client: "Client") -> list[tuple[str, str]]:
+        names = [(name, job_id) for name, job_id in client.models.aliases().items() if name.startswith(incomplete)]
+        return names + _jobs_for(client, incomplete)
+
+    return _completed(found)
+
+
+def _jobs_for(client: "Client", incomplete: str) -> list[tuple[str, str]]:
+    jobs = [job for job in client.jobs.list(limit=_COMPLETED) if job.id.startswith(incomplete)]
+    return [(job.id, f"{output.title_of(job.spec)}, {job.status}") for job in jobs]
+
+
+def _completed(find: Callable[["Client"], list[tuple[str, str]]]) -> list[tuple[str, str]]:
     from client.client import Client
     from client.errors import ClientError
 
     try:
         with Client(timeout_s=_COMPLETION_S, retries=0) as client:
-            jobs = [job for job in client.jobs.list(limit=_COMPLETED) if job.id.startswith(incomplete)]
-            return [(job.id, f"{output.title_of(job.spec)}, {job.status}") for job in jobs]
+            return find(client)
     except ClientError:
         return []

@@ -83,6 +83,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Where the weights go; default the data set's name.pdparams.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A last line says what came of it.")] = False,
 ) -> None:
     """Train the lesson's network here (--local); the loss points go to stdout as JSON lines."""
     if not local:
@@ -101,13 +102,16 @@ def train(
         "device": device or settings.device,
     }
     try:
-        _train_here(spec, settings, out)
+        outcome = _train_here(spec, settings, out)
     except KeyboardInterrupt:
         output.tell("\ninterrupted: no weights were written")
         raise typer.Exit(Exit.INTERRUPTED) from None
+    if as_json:
+        output.emit_json(outcome)
 
 
-def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None:
+def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> dict[str, Any]:
+    """Train, and say what came of it."""
     from pydantic import ValidationError
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -126,6 +130,7 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
     from core.training.progress import Block, EpochEnd, Finished
 
     data = demonstration.fetch(settings, output.err, name=spec.dataset)
+    outcome: dict[str, Any] = {}
     kernel = fused.load(settings.cache_dir / "kernels", wanted=settings.kernel == "fused", prebuilt=settings.kernels)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=output.err) as progress:
@@ -141,7 +146,9 @@ def _train_here(fields: dict[str, Any], settings: "Settings", out: Path) -> None
                 )
             elif isinstance(event, Finished):
                 out.write_bytes(network.to_pdparams(event.weights))
+                outcome = {"test_accuracy": event.test_accuracy, "path": str(out)}
                 output.tell(f"test accuracy {event.test_accuracy:.2%}, weights in {out}")
+    return outcome
 
 
 def _reason(error: "ErrorDetails") -> str:

@@ -31,7 +31,7 @@ VERDICT_STYLES = {"good": "green", "diverged": "red", "oscillating": "yellow", "
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        _end_quietly()
+        end_quietly()
 
 
 def _console(*, stderr: bool) -> Console:
@@ -43,10 +43,10 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
-def _end_quietly() -> NoReturn:
-    """Whoever read our output has enough."""
+def end_quietly(code: int = _BROKEN_PIPE) -> NoReturn:
+    """Whoever read our output has enough, or it cannot be written: what is left of it goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(_BROKEN_PIPE)
+    raise SystemExit(code)
 
 
 def emit(text: str) -> None:
@@ -55,7 +55,7 @@ def emit(text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _end_quietly()
+        end_quietly()
 
 
 def emit_bytes(content: bytes) -> None:
@@ -64,7 +64,7 @@ def emit_bytes(content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.flush()
     except BrokenPipeError:
-        _end_quietly()
+        end_quietly()
 
 
 def emit_json(value: object) -> None:

@@ -1,6 +1,7 @@
 """The commands that have a server train something: one job, a sweep, a test that suggests a rate."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -67,7 +68,8 @@ def submit(
         if dry_run:
             output.emit_json(client.jobs.preview(**spec))
             return
-        job = client.jobs.submit(**spec)
+        with watching.may_be_made("job", "descent ls"):
+            job = client.jobs.submit(**spec)
         if waiting.no_wait:
             output.emit_json(job.data) if as_json else output.emit(job.id)
             return
@@ -154,7 +156,8 @@ def sweep(
         if dry_run:
             output.emit_json(client.sweeps.preview(**spec))
             return
-        made = client.sweeps.submit(**spec)
+        with watching.may_be_made("sweep", "descent ls --sweeps"):
+            made = client.sweeps.submit(**spec)
         if waiting.no_wait:
             output.emit_json(made.data) if as_json else output.emit(made.id)
             return
@@ -194,11 +197,22 @@ def lr_find(
     spec |= {name: value for name, value in {"start": start, "end": end, "seed": seed}.items() if value is not None}
     _refuse_infinities(spec)
     with connected(server) as client:
-        test = client.rate_range(**spec)
+        with watching.may_be_made("job", "descent ls"):
+            test = client.rate_range(**spec)
         if waiting.no_wait:
             output.emit_json(test.data) if as_json else output.emit(test.id)
             return
         watching.range_test(test, timeout_s=waiting.timeout, as_json=as_json)
         suggested = test.suggestion["rate"]
         if suggested and not as_json:
-            output.tell(f"Next:\n  descent submit --optimizer {optimizer or 'adam'} --lr {suggested:.2g}")
+            output.tell(f"Next:\n  descent submit {_same(spec)} --lr {suggested:.2g}")
+
+
+def _same(spec: Mapping[str, Any]) -> str:
+    """The options of what the suggested rate was found with, and depends on."""
+    optimizer = spec.get("optimizer", "adam")
+    if isinstance(optimizer, Mapping):
+        rest = (f"{name}={json.dumps(value)}" for name, value in optimizer.items() if name != "name")
+        optimizer = ":".join([optimizer["name"], *rest])
+    found = {"--optimizer": optimizer, "--dataset": spec.get("dataset"), "--batch-size": spec.get("batch_size")}
+    return " ".join(f"{option} {shlex.quote(str(value))}" for option, value in found.items() if value is not None)

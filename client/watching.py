@@ -33,6 +33,16 @@ def may_leave(what: str) -> Iterator[None]:
         raise typer.Exit(Exit.TIMED_OUT) from None
 
 
+@contextmanager
+def may_be_made(kind: str, look: str) -> Iterator[None]:
+    """Ctrl-C before the server has answered: nobody knows whether it is made, and that is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.tell(f"\nthe server has not answered: whether it has the {kind} is not known. Look with: {look}")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
 def job(client: "Client", watched: "Job", *, timeout_s: float, as_json: bool, events: bool = False) -> None:
     """Watch a job to its end and say what came of it. With `as_json` that is the job; with `events` before it all events.
 
@@ -84,14 +94,24 @@ def sweep(watched: "Sweep", *, timeout_s: float, as_json: bool, events: bool = F
 
 
 def _follow(watched: "Sweep", *, timeout_s: float, as_json: bool, events: bool) -> None:
-    """Look at the sweep again and again until it has ended. Raises WaitTimeout."""
-    from client.errors import WaitTimeout
+    """Look at the sweep again and again until it has ended. Raises WaitTimeout, and Unreachable or Busy where the server stays
+    away for a minute: it may be starting anew."""
+    from client.errors import Busy, Unreachable, WaitTimeout
+    from client.wire import PATIENCE_S
 
-    until = time.monotonic() + timeout_s
+    heard_at = time.monotonic()
+    until = heard_at + timeout_s
     with _presenting(as_json=as_json, events=events) as present:
         while True:
-            data = watched.refresh().data
-            present(data)
+            try:
+                data = watched.refresh().data
+            except (Unreachable, Busy):
+                if time.monotonic() - heard_at > PATIENCE_S:
+                    raise
+                data = watched.data
+            else:
+                heard_at = time.monotonic()
+                present(data)
             if data["terminal"]:
                 return
             if time.monotonic() > until:

@@ -58,9 +58,10 @@ def test_the_demo_fails_loudly(tmp_path: Path, cache: Path, mnist: Dataset) -> N
 
 def test_a_local_training_needs_no_server(tmp_path: Path, cache: Path) -> None:
     words = ("train", "--local", "--optimizer", "Momentum", "--lr", "0.01", "--epochs", "1", "--batch-size", "5000")
-    done = descent(*words, "--out", "weights.pdparams", home=tmp_path / "home", cache=cache, folder=tmp_path)
+    done = descent(*words, "--json", "--out", "weights.pdparams", home=tmp_path / "home", cache=cache, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    points = [json.loads(line) for line in done.stdout.splitlines()]
+    *points, outcome = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (outcome["path"], 0 < outcome["test_accuracy"] < 1) == ("weights.pdparams", True)
     assert [point["step"] for point in points] == [0, 9]
     assert "test accuracy" in done.stderr
     assert "OMP_NUM_THREADS" not in done.stderr

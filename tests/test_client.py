@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import httpx2
+import numpy as np
 import pytest
 
 from client import answers, errors
@@ -150,6 +151,10 @@ def test_a_job_is_submitted_watched_downloaded_and_asked(
     (by_path,) = client.predict(str(image), model=job, debug=True)["predictions"]
     by_bytes, blank = client.predict([image.read_bytes(), [0.0] * 784], model=job.id, debug=True)["predictions"]
     assert by_path["seen"] == by_bytes["seen"] != blank["seen"]
+    row = [0.0] * 28
+    for alone in (np.zeros((28, 28)), np.zeros(784), [0.0] * 784, [row] * 28):  # an image needs no list around it
+        assert [one["seen"] for one in client.predict(alone, model=job, debug=True)["predictions"]] == [blank["seen"]]
+    assert len(client.predict(np.zeros((2, 28, 28)), model=job)["predictions"]) == 2
     assert job.evaluation(examples=1)["accuracy"] == job.data["result"]["test_accuracy"]
     told = [event.job_id for event in client.stream([job]) if isinstance(event, StatusChanged)]
     assert told == [job.id] * 3

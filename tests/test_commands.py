@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.commands import COMMAND, begun, descent, environment, id_in, once, wo
 from tests.conftest import ROOT
 from tests.redrawn import png, strokes
 from tests.staged import Api
+from tests.stumbling import LOST, SMOOTH, Stumble, Stumbling
 
 QUICK = ("--optimizer", "adam", "--lr", "0.001", "--epochs", "1", "--batch-size", "5000")
 
@@ -376,6 +378,8 @@ def test_a_model_is_downloaded_to_a_file_a_folder_or_stdout(api: Api, tmp_path: 
     assert descent(api.url, "download", job_id, *options, "-").content == wanted
     nowhere = descent(api.url, "download", job_id, "--out", str(tmp_path / "no" / "such" / "folder"))
     assert (nowhere.returncode, "--out" in nowhere.stderr, "Traceback" in nowhere.stderr) == (2, True, False)
+    no_folder = descent(api.url, "download", job_id, "--out", f"{tmp_path / 'new'}/")
+    assert (no_folder.returncode, "no such folder" in no_folder.stderr, (tmp_path / "new").exists()) == (2, True, False)
     not_ready = descent(api.url, "download", api.jobs[Status.QUEUED])
     assert not_ready.returncode == 2
 
@@ -442,11 +446,25 @@ def test_a_sweep_is_watched_left_cancelled_and_shown(url: str) -> None:
     shown = descent(url, "show", sweep_id[:-4])
     assert "sgd 0.1" in shown.stdout
     assert sweep_id in descent(url, "ls", "--sweeps").stdout
+    its_jobs = descent(url, "ls", "--json", "--sweep", sweep_id.removeprefix("sweep_")).stdout.splitlines()
+    assert [json.loads(line)["status"] for line in its_jobs] == ["cancelled"] * 2
     assert descent(url, "pause", sweep_id).returncode == 2
 
 
+def test_watching_a_sweep_outlives_a_server_that_is_away_for_a_while(url: str) -> None:
+    made = descent(url, "sweep", "--optimizers", "sgd", "--rates", "0.1", "--no-wait").stdout.strip()
+    with Stumbling(url) as front:
+        front.sees(
+            SMOOTH, SMOOTH, *[Stumble(status=503)] * 3, *[LOST] * 3
+        )  # each three are all that one request is given
+        watched = descent(front.url, "watch", made, "--timeout", "3.5")
+        assert len(front.seen) > 5
+    descent(url, "cancel", made)
+    assert (watched.returncode, "goes on" in watched.stderr) == (6, True)
+
+
 def test_a_range_test_draws_its_curve_and_suggests_a_rate(api: Api) -> None:
-    words = ("lr-find", "--optimizer", "sgd", "--batch-size", "1000", "--log-every", "1")
+    words = ("lr-find", "--optimizer", "momentum:momentum=0.5", "--batch-size", "1000", "--log-every", "1")
     with begun(api.url, *words) as process:
         assert process.stderr is not None
         job_id = id_in(process.stderr.readline())
@@ -455,6 +473,7 @@ def test_a_range_test_draws_its_curve_and_suggests_a_rate(api: Api) -> None:
     assert process.returncode == 0, err
     suggestion = httpx2.get(f"{api.url}/lr-range-tests/{job_id}").json()["suggestion"]
     assert suggestion["sentence"]["en"] in out
+    assert "descent submit --optimizer momentum:momentum=0.5 --batch-size 1000 --lr " in err
     assert "rate" in out
     assert any(0x2800 < ord(letter) < 0x2900 for letter in out)
     assert suggestion["sentence"]["en"] in descent(api.url, "show", job_id).stdout
@@ -494,6 +513,29 @@ def test_a_pipe_that_closes_is_quiet(url: str) -> None:
         done = subprocess.run(command, env=environment(url), cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
         os.close(write)
         assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", [("ls", "--json"), ("ls",), ("show", "@last"), ("version",)])
+def test_a_disk_that_is_full_is_one_line_and_exit_code_1(url: str, words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], env=environment(url), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "descent: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("words", [("submit", *QUICK), ("sweep", "--lesson"), ("lr-find",)])
+def test_ctrl_c_before_the_server_has_answered_says_that_nobody_knows(words: tuple[str, ...]) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,  # it takes a request, and says nothing
+        begun(f"http://127.0.0.1:{silent.getsockname()[1]}", *words) as process,
+    ):
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, "not known" in err, "descent ls" in err) == (130, "", True, True)
 
 
 @pytest.mark.parametrize("words", [("-h",), ("submit", "-h")])
@@ -551,6 +593,11 @@ def test_the_shell_completes_ids_and_optimizers(api: Api) -> None:
     assert complete("submit", "--optimizer", "ada") == ["adagrad", "adam", "adamw", "adamax", "adadelta"]
     assert set(complete("re")) == {"resume", "reindex"}
     assert complete("ls", "--optimizer", "x") == []
+    made = descent(api.url, "sweep", "--optimizers", "sgd", "--rates", "0.1", "--no-wait").stdout.strip()
+    descent(api.url, "cancel", made)
+    assert made in complete("watch", "sweep_")
+    assert made in complete("ls", "--sweep", "")
+    assert complete("predict", "--model", "lat") == ["latest"]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------------
