@@ -37,7 +37,8 @@ def test_what_was_backed_up_is_there_again_after_a_restore(tmp_path: Path, cache
         ended = client.jobs.submit(optimizer="sgd", learning_rate=0.1, epochs=1).wait(120)
         model, curve = ended.model(), ended.loss().points
         under_way = client.jobs.submit(optimizer="sgd", learning_rate=0.1, epochs=1000)
-        next(event for event in under_way.stream(60) if isinstance(event, EpochEnded))
+        record = home / "jobs" / under_way.id / "job.json"  # within DESCENT_SCAN_S
+        next(event for event in under_way.stream(60) if isinstance(event, EpochEnded) and record.exists())
         type_in(save_jobs, tmp_path, home, ends_with=(0, 1))  # 1: a file was replaced while tar read it
     type_in(f"{DESCENT} keys create ann", tmp_path, home)
     type_in(save_all, tmp_path, home)
