@@ -294,6 +294,8 @@ def _database(settings: "Settings", user: str) -> Iterator[None]:
     if settings.redis_url or answers(settings.socket):
         yield
         return
+    if not (settings.home / "redis").exists():
+        output.tell(f"a new database, in {settings.home}: is that the server's DESCENT_HOME?", "yellow")
     server = RedisServer(settings)
     child = server.start()
     try:

@@ -96,6 +96,14 @@ def test_a_wrong_local_training_is_told_why(words: tuple[str, ...], said: str, t
     assert "Traceback" not in done.stderr
 
 
+def test_a_key_for_a_home_that_has_none_is_asked_about(tmp_path: Path, cache: Path) -> None:
+    """It may be the wrong folder: the server would not know the key."""
+    first = descent("keys", "create", "olga", home=tmp_path, cache=cache)
+    assert first.stdout.startswith("dsc_")
+    assert f"a new database, in {tmp_path}: is that the server's DESCENT_HOME?" in first.stderr
+    assert "a new database" not in descent("keys", "create", "pat", home=tmp_path, cache=cache).stderr
+
+
 def test_data_is_fetched_into_the_cache_it_names(tmp_path: Path, cache: Path, mnist: Dataset) -> None:
     assert len(mnist.test) == 10_000
     done = descent("data", "fetch", home=tmp_path, cache=cache)
