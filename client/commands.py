@@ -23,7 +23,7 @@ from client.connection import (
     tell_refusal,
 )
 from client.exits import Exit, usage
-from client.options import AsJson, Server, optimizer_names, with_options
+from client.options import AsJson, Server, one_of, optimizer_names, statuses, with_options
 from client.output import Column
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _PANEL = "Jobs on a server"
 _MODELS = "Models"
 _MOST_IMAGES, _MOST_BYTES = 256, 5_000_000  # of one request, before base64 makes a third more of it
 _BAR = 20
+_FORMATS = one_of("pdparams", "safetensors", "inference", "onnx")
 _IN_ID = re.compile("(job_)?[0-9a-f]{4,32}")
 
 JobName = Annotated[
@@ -55,7 +56,9 @@ JobNames = Annotated[
 @with_options
 def ls(
     server: Server,
-    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, ...")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="queued, running, succeeded, failed, ...", autocompletion=statuses)
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="Its name.", autocompletion=optimizer_names)] = None,
     tag: Annotated[str | None, typer.Option(help="KEY or KEY=VALUE.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Jobs of this sweep.", autocompletion=complete_sweep)] = None,
@@ -226,7 +229,9 @@ def download(
             "--out", "-o", metavar="PATH", help="A file, a folder, or - for stdout; default the folder one is in."
         ),
     ] = None,
-    format: Annotated[str, typer.Option(help="pdparams, safetensors, inference or onnx.")] = "pdparams",
+    format: Annotated[
+        str, typer.Option(help="pdparams, safetensors, inference or onnx.", autocompletion=_FORMATS)
+    ] = "pdparams",
     as_json: AsJson = False,
 ) -> None:
     """Download the trained network. It is verified against its digest, and its path is printed."""

@@ -16,7 +16,7 @@ import typer
 
 from client import output
 from client.exits import Exit, usage
-from client.options import AsJson, Server, unknown, with_options
+from client.options import AsJson, Server, dataset_names, devices, optimizer_names, unknown, with_options
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -73,13 +73,15 @@ def version(as_json: AsJson = False) -> None:
 @app.command(rich_help_panel=PANEL)
 def train(
     local: Annotated[bool, typer.Option("--local", help="Train in this process, without any server.")] = False,
-    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adagrad, rmsprop, adam, ...")] = "adam",
+    optimizer: Annotated[
+        str, typer.Option(help="sgd, momentum, adagrad, rmsprop, adam, ...", autocompletion=optimizer_names)
+    ] = "adam",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.001,
     epochs: Annotated[int, typer.Option(min=1, help="How often over all images.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the images.")] = 0,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.")] = None,
-    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
+    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.", autocompletion=devices)] = None,
+    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.", autocompletion=dataset_names)] = "mnist",
     out: Annotated[
         Path | None, typer.Option(help="Where the weights go; default the data set's name.pdparams.")
     ] = None,
@@ -162,7 +164,8 @@ def _reason(error: "ErrorDetails") -> str:
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")] = "mnist", as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.", autocompletion=dataset_names)] = "mnist",
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a data set into the cache, if it is nowhere here, and print where the cache has it."""
     from client import demo as demonstration

@@ -78,11 +78,32 @@ class Server:
             raise usage(f"cannot be read: {error}", "--key-file") from None
 
 
+# For the shell's completion:
+
+
 def optimizer_names() -> list[str]:
-    """For the shell's completion."""
     from core.catalogue import OPTIMIZERS
 
     return list(OPTIMIZERS)
+
+
+def dataset_names() -> list[str]:
+    from core.catalogue import DATASETS
+
+    return list(DATASETS)
+
+
+def statuses() -> list[str]:
+    from core.jobs.job import Status
+
+    return list(Status)
+
+
+def one_of(*words: str) -> Callable[[], list[str]]:
+    return lambda: list(words)
+
+
+devices = one_of("auto", "cpu", "gpu")
 
 
 OptimizerName = Annotated[
@@ -107,18 +128,12 @@ class Waiting:
     ] = 86_400
 
 
-def _datasets() -> list[str]:
-    from core.catalogue import DATASETS
-
-    return list(DATASETS)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How to train, whatever the optimizer and its rate are. What is None is left to the server, which has the lesson's."""
 
     dataset: Annotated[
-        str | None, typer.Option(help="mnist or fashion-mnist.", autocompletion=_datasets, show_default="mnist")
+        str | None, typer.Option(help="mnist or fashion-mnist.", autocompletion=dataset_names, show_default="mnist")
     ] = None
     epochs: Annotated[int | None, typer.Option(help="How often over all images.", show_default="5; of lr-find 1")] = (
         None
@@ -131,10 +146,18 @@ class Recipe:
     grad_clip: Annotated[
         str | None, typer.Option(help="As in global_norm:clip_norm=1.0; or norm, value.", metavar="TYPE:PARAM=VALUE")
     ] = None
-    device: Annotated[str | None, typer.Option(help="auto, cpu, gpu or gpu:N.", show_default="auto")] = None
-    precision: Annotated[str | None, typer.Option(help="float32 or bf16.", show_default="float32")] = None
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, gpu or gpu:N.", show_default="auto", autocompletion=devices)
+    ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bf16.", show_default="float32", autocompletion=one_of("float32", "bf16")),
+    ] = None
     to_static: Annotated[bool, typer.Option("--to-static", help="Compile the network, on a GPU.")] = False
-    on_divergence: Annotated[str | None, typer.Option(help="stop or continue.", show_default="stop")] = None
+    on_divergence: Annotated[
+        str | None,
+        typer.Option(help="stop or continue.", show_default="stop", autocompletion=one_of("stop", "continue")),
+    ] = None
     max_runtime: Annotated[int | None, typer.Option(help="Seconds the job may run.", show_default="3600")] = None
     name: Annotated[str | None, typer.Option(help="A name for people to read.")] = None
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated.", metavar="KEY=VALUE")] = None

@@ -583,7 +583,7 @@ def test_a_command_loads_only_what_it_needs(url: str, words: tuple[str, ...]) ->
     assert not loaded & {"paddle", "numpy", "fastapi", "celery", "redis", "matplotlib", "api", "worker"}
 
 
-def test_the_shell_completes_ids_and_optimizers(api: Api) -> None:
+def test_the_shell_completes_ids_and_names(api: Api) -> None:
     def complete(*words: str) -> list[str]:
         asked = {"_DESCENT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("descent", *words))}
         env = environment(api.url, **asked, COMP_CWORD=str(len(words)))
@@ -598,6 +598,10 @@ def test_the_shell_completes_ids_and_optimizers(api: Api) -> None:
     assert made in complete("watch", "sweep_")
     assert made in complete("ls", "--sweep", "")
     assert complete("predict", "--model", "lat") == ["latest"]
+    assert complete("ls", "--status", "ca") == ["cancelling", "cancelled"]
+    assert complete("download", "x", "--format", "o") == ["onnx"]
+    assert complete("data", "fetch", "fa") == ["fashion-mnist"]
+    assert complete("submit", "--device", "") == ["auto", "cpu", "gpu"]
 
 
 # --- parts -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`descent up` as a process: several side by side, refusals, long paths, and nothing left behind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from client.stack import Stack
 from core.settings import Settings, read_settings
 from core.training import runtime
 from tests.conftest import DOOMED, ROOT, eventually, is_alive, serving
+from worker.trainer_process import Setup
 
 
 def up(home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +70,27 @@ def test_a_program_is_told_where_the_server_is(tmp_path: Path, cache: Path) -> N
     assert (rest, process.returncode) == ("", 0)
     assert "Ready." in words
     assert words.endswith("Stopped.\n")
+    for name in ("api", "worker-1", "worker-2"):  # to the last line
+        assert all(json.loads(line) for line in (Path(told["logs"]) / f"{name}.log").read_text().splitlines())
+
+
+def test_a_trainer_that_is_told_to_end_while_paddle_loads_says_nothing(tmp_path: Path, cache: Path) -> None:
+    """Paddle's own handler of SIGTERM would write a page into the log, whose lines are JSON."""
+    setup = Setup.of(Settings(home=tmp_path, cache=cache))
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "worker.trainer_process", json.dumps(dataclasses.asdict(setup))], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=runtime.die_with_parent,
+    ) as trainer:  # fmt: skip
+        caught = Path(f"/proc/{trainer.pid}/status")
+
+        def is_paddles() -> bool:
+            (mask,) = (line.split()[1] for line in caught.read_text().splitlines() if line.startswith("SigCgt"))
+            return bool(int(mask, 16) & 1 << (signal.SIGTERM - 1))
+
+        eventually(is_paddles, what="Paddle's handler")
+        trainer.terminate()
+        said = trainer.communicate(timeout=30)
+    assert (said, trainer.returncode) == (("", ""), -signal.SIGTERM)
 
 
 def test_a_stack_of_its_own_ignores_the_redis_of_the_shell(

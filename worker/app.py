@@ -160,6 +160,7 @@ def _work(settings: Settings, slot: Slot) -> None:
         engine.stopping.set()
 
     engine.start()
+    sys.__stdout__ = None  # type: ignore[misc]  # to this Celery says that it was told to leave, in lines that are no JSON
     worker = app.Worker(
         pool="threads",
         concurrency=1,

@@ -116,11 +116,15 @@ def main() -> None:
     setup = Setup(**json.loads(sys.argv[1]))
     configure_logging(setup.log_level)
     runtime.prepare(setup.threads)
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # advice on variables, in lines that are no JSON
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGTERM}
+    )  # Paddle's own handler would say it in many lines, no JSON
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # advice on variables, neither
         import paddle
     log.debug("Paddle was loaded", extra={"said": said.getvalue()})
-    paddle.disable_signal_handler()  # Paddle replaces SIGTERM's
+    paddle.disable_signal_handler()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     kernel = _get_ready(setup)
     line = sys.stdin.readline()
     if line:

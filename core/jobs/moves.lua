@@ -26,9 +26,51 @@
 
 local moves = {}
 
-local TERMINAL = {succeeded = true, failed = true, cancelled = true}
 local HELD = {running = true, cancelling = true, pausing = true}
 local ANSWER = {running = 'go_on', cancelling = 'cancel', pausing = 'pause'}
+
+local function status_of(id) return redis.call('HGET', key(id), 'status') end
+
+local function is_held(id, token)
+  local record = redis.call('HMGET', key(id), 'status', 'token')
+  return record[2] == token and HELD[record[1]]
+end
+
+-- beat id token lease_ms: renew the lease. -> go_on | cancel | pause | lost
+function moves.beat(id, token, lease_ms)
+  if not is_held(id, token) then return 'lost' end
+  redis.call('ZADD', 'descent:running', now + lease_ms, id)
+  return ANSWER[status_of(id)]
+end
+
+-- append id token steps_done images_per_s [step point]...: add loss points, in order, each step once; a step that an
+-- earlier attempt stored already is skipped. -> go_on | cancel | pause | lost
+function moves.append(id, token, steps_done, images_per_s, ...)
+  if not is_held(id, token) then return 'lost' end
+  local record = redis.call('HMGET', key(id), 'last_step', 'least_loss')
+  local last, least = tonumber(record[1]), tonumber(record[2] or nil)
+  local items = {...}
+  for i = 1, #items, 2 do
+    if tonumber(items[i]) > last then
+      last = tonumber(items[i])
+      local count = redis.call('RPUSH', key(id) .. ':loss', items[i + 1])
+      local loss = cjson.decode(items[i + 1]).loss
+      if type(loss) == 'number' and (not least or loss < least) then
+        least = loss
+        redis.call('HSET', key(id), 'least_loss', string.format('%.17g', loss), 'least_index', count - 1)
+      end
+    end
+  end
+  redis.call('HSET', key(id), 'last_step', last, 'steps_done', steps_done, 'images_per_s', images_per_s,
+    'updated_ms', now)
+  return ANSWER[status_of(id)]
+end
+
+-- These two are nearly all that a running job asks for, and the definitions below, which a script runs on every call, would take
+-- as long as they do.
+if moves[ARGV[1]] then return moves[ARGV[1]](unpack(ARGV, 2)) end
+
+local TERMINAL = {succeeded = true, failed = true, cancelled = true}
 local DAY_MS = 24 * 3600 * 1000
 local REMEMBERED_MS = 30 * DAY_MS -- that a job was deleted
 local FULL = 0.8 -- of the server's memory limit
@@ -37,8 +79,6 @@ local LONG = 1000 -- messages; to read so many takes a while
 local function deleted_key(id) return 'descent:deleted:' .. id end
 
 local function sweep_key(id) return 'descent:sweep:' .. id end
-
-local function status_of(id) return redis.call('HGET', key(id), 'status') end
 
 -- one job less in a status, one more in another; either may be nil or false
 local function count_as(before, after)
@@ -94,11 +134,6 @@ local function enter(id, status, worker)
   redis.call('RPUSH', key(id) .. ':transitions', cjson.encode(entry))
   redis.call('SADD', 'descent:unfiled', id)
   count_as_live(id, status)
-end
-
-local function is_held(id, token)
-  local record = redis.call('HMGET', key(id), 'status', 'token')
-  return record[2] == token and HELD[record[1]]
 end
 
 local function unqueue(id)
@@ -364,36 +399,6 @@ end
 function moves.begin(id, token, backend, spec_hash, resumed_from)
   if not is_held(id, token) then return 'lost' end
   redis.call('HSET', key(id), 'backend', backend, 'spec_hash', spec_hash, 'resumed_from', resumed_from, 'updated_ms', now)
-  return ANSWER[status_of(id)]
-end
-
--- beat id token lease_ms: renew the lease. -> go_on | cancel | pause | lost
-function moves.beat(id, token, lease_ms)
-  if not is_held(id, token) then return 'lost' end
-  redis.call('ZADD', 'descent:running', now + lease_ms, id)
-  return ANSWER[status_of(id)]
-end
-
--- append id token steps_done images_per_s [step point]...: add loss points, in order, each step once; a step that an
--- earlier attempt stored already is skipped. -> go_on | cancel | pause | lost
-function moves.append(id, token, steps_done, images_per_s, ...)
-  if not is_held(id, token) then return 'lost' end
-  local record = redis.call('HMGET', key(id), 'last_step', 'least_loss')
-  local last, least = tonumber(record[1]), tonumber(record[2] or nil)
-  local items = {...}
-  for i = 1, #items, 2 do
-    if tonumber(items[i]) > last then
-      last = tonumber(items[i])
-      local count = redis.call('RPUSH', key(id) .. ':loss', items[i + 1])
-      local loss = cjson.decode(items[i + 1]).loss
-      if type(loss) == 'number' and (not least or loss < least) then
-        least = loss
-        redis.call('HSET', key(id), 'least_loss', string.format('%.17g', loss), 'least_index', count - 1)
-      end
-    end
-  end
-  redis.call('HSET', key(id), 'last_step', last, 'steps_done', steps_done, 'images_per_s', images_per_s,
-    'updated_ms', now)
   return ANSWER[status_of(id)]
 end
 
