@@ -38,6 +38,7 @@ from core.settings import Settings, read_settings
 from core.spec import JobSpec
 from core.training.datasets import Dataset
 from tests.conftest import ROOT, eventually, processes
+from tests.proxy import Proxy
 from tests.tls_redis import EXPIRED, HOW, PASSWORDS, Authority, TlsRedis, server, tls_redis
 
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
@@ -447,6 +448,11 @@ def test_a_server_that_asks_for_our_certificate_gets_it(tmp_path: Path) -> None:
         assert "DESCENT_REDIS_CERT" in refusal(without)
         foreign = Authority(tmp_path / "other").issue("client.example.org")
         assert "DESCENT_REDIS_CERT" in refusal(settings_of(redis, "descent-api", cert=foreign))
+        with Proxy(("127.0.0.1", redis.port)) as proxy:
+            proxy.cut_after(600, times=5)  # the refusal itself can be lost: the server closes what it has not read
+            url = f"rediss://descent-api@localhost:{proxy.port}/0"
+            assert "DESCENT_REDIS_CERT" in refusal(settings_of(redis, "descent-api", url=url))
+            assert proxy.cuts == 5
 
 
 @pytest.mark.parametrize(

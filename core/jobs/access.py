@@ -14,6 +14,7 @@ from core.settings import Settings
 
 USERS = (Path(__file__).parent / "users.acl").read_text()
 _LIMIT_S = 5
+_TRIES = 3
 _SEEN_BY_ASKING = {"evalsha", "script|load"}  # and a half EVALSHA given to acl_check_cmd crashes Redis 7.0
 _WHERE = "docs/operations.md has the rights of each process, ready to use"
 _ASK = """#!lua flags=no-writes
@@ -45,7 +46,7 @@ async def look(settings: Settings, *users: str) -> None:
     """Raises StackError as above, and Unavailable when Redis does not answer."""
     try:
         async with asyncio.timeout(_LIMIT_S):
-            lacking = await refused(settings.store_url, [call for user in users for call in calls_of(user)])
+            lacking = await _asked(settings.store_url, [call for user in users for call in calls_of(user)])
     except TimeoutError:
         raise Unavailable(f"no answer from {settings.store_name} within {_LIMIT_S} s") from None
     except Unavailable as error:
@@ -57,6 +58,18 @@ async def look(settings: Settings, *users: str) -> None:
         some = ", ".join(" ".join(dict.fromkeys(call)) for call in lacking[:5])
         what = f"rights that {' and '.join(users)} must have: {some}" + (", ..." if len(lacking) > 5 else "")
         raise StackError(f"Redis at {settings.store_name}: its user lacks {what}. {_WHERE}")
+
+
+async def _asked(url: str, calls: list[list[str]]) -> list[list[str]]:
+    """What is `refused`. A server that wants a certificate may end the connection before we have read that it does, so where
+    TLS is spoken one that ends without a reason is tried again."""
+    for _ in range(_TRIES - 1 if url.startswith("rediss:") else 0):
+        try:
+            return await refused(url, calls)
+        except Unavailable as error:
+            if what_is_wrong(error) is not None:
+                raise
+    return await refused(url, calls)
 
 
 def calls_of(user: str) -> list[list[str]]:
