@@ -18,7 +18,6 @@ import httpx2
 import pytest
 
 from client.stack import free_port
-from core.jobs import artifacts
 from core.processes import Child
 from core.settings import Settings
 from core.training import datasets, idx
@@ -257,7 +256,7 @@ def test_a_job_waits_for_a_storage_that_is_away_and_loses_nothing(
         worker = alone.start_worker("worker", **through)
         alone.start_api()
         job_id = alone.submit()
-        eventually(lambda: any(artifacts.SPOOL in it for it in files_of(job_id)), within_s=LIMIT_S, what="its start")
+        eventually(lambda: alone.job(job_id)["progress"]["step"] > 0, within_s=LIMIT_S, what="its first losses")
         proxy.cut_after(0, times=1_000_000)
         eventually(lambda: alone.job(job_id)["progress"]["fraction"] == 1, within_s=LIMIT_S, what="the last step")
         log = tmp_path / "worker.log"

@@ -252,7 +252,9 @@ class Alone:
     def await_all(self) -> set[int]:
         """Wait until all serve."""
         eventually(lambda: listening(self.port) == 2, what="both processes")
-        return serving_pids(self.process.pid)
+        return eventually(
+            lambda: found if len(found := serving_pids(self.process.pid)) == 2 else None, what="no other child"
+        )
 
     def folder_of(self, pids: set[int]) -> Path:
         """What they share their numbers in."""
