@@ -5,7 +5,6 @@ import contextlib
 import io
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version as installed
@@ -283,7 +282,7 @@ def _at(moment: datetime | None) -> str | None:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _database(settings: "Settings", user: str) -> Iterator[None]:
     """The database, for the length of a block: the one that runs, or the embedded one, started for this.
 

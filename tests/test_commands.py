@@ -454,9 +454,8 @@ def test_a_sweep_is_watched_left_cancelled_and_shown(url: str) -> None:
 def test_watching_a_sweep_outlives_a_server_that_is_away_for_a_while(url: str) -> None:
     made = descent(url, "sweep", "--optimizers", "sgd", "--rates", "0.1", "--no-wait").stdout.strip()
     with Stumbling(url) as front:
-        front.sees(
-            SMOOTH, SMOOTH, *[Stumble(status=503)] * 3, *[LOST] * 3
-        )  # each three are all that one request is given
+        # each three are all that one request is given
+        front.sees(SMOOTH, SMOOTH, *[Stumble(status=503)] * 3, *[LOST] * 3)
         watched = descent(front.url, "watch", made, "--timeout", "3.5")
         assert len(front.seen) > 5
     descent(url, "cancel", made)

@@ -63,13 +63,14 @@ async def look(settings: Settings, *users: str) -> None:
 async def _asked(url: str, calls: list[list[str]]) -> list[list[str]]:
     """What is `refused`. A server that wants a certificate may end the connection before we have read that it does, so where
     TLS is spoken one that ends without a reason is tried again."""
-    for _ in range(_TRIES - 1 if url.startswith("rediss:") else 0):
+    tries_left = _TRIES if url.startswith("rediss:") else 1
+    while True:
+        tries_left -= 1
         try:
             return await refused(url, calls)
         except Unavailable as error:
-            if what_is_wrong(error) is not None:
+            if not tries_left or what_is_wrong(error) is not None:
                 raise
-    return await refused(url, calls)
 
 
 def calls_of(user: str) -> list[list[str]]:

@@ -66,8 +66,8 @@ function moves.append(id, token, steps_done, images_per_s, ...)
   return ANSWER[status_of(id)]
 end
 
--- These two are nearly all that a running job asks for, and the definitions below, which a script runs on every call, would take
--- as long as they do.
+-- These two are nearly all that a running job asks for. The definitions below, which a script runs on every call, would take
+-- longer than a beat does.
 if moves[ARGV[1]] then return moves[ARGV[1]](unpack(ARGV, 2)) end
 
 local TERMINAL = {succeeded = true, failed = true, cancelled = true}
@@ -758,8 +758,8 @@ end
 
 local function rung_of(id) return tonumber(redis.call('HGET', key(id), 'rung_ms')) end
 
--- the jobs of a queue that have been passed over: rung for before the job of its oldest message, and waiting still. A worker is
--- just fetching them, or their messages are lost. false where that cannot be told
+-- the jobs of a queue that have been passed over: rung for no later than the job of its oldest message, and waiting still. A
+-- worker is just fetching them, or their messages are lost. false where that cannot be told
 local function passed_over(queue)
   local is_ours, message = pcall(cjson.decode, redis.call('LINDEX', queue, -1))
   local front = is_ours and type(message) == 'table' and type(message.headers) == 'table' and tostring(message.headers.id)
