@@ -45,7 +45,7 @@ def connected(server: Server) -> Iterator["Client"]:
 def tell_refusal(error: "ApiError", *, files: Sequence[str] = ()) -> None:
     """Each thing that is wrong beside the option that it came from, or beside the file if these were sent."""
     if not error.errors:
-        output.tell(f"descent: {error}".replace("Client(key=...)", "--key-file FILE"), "red")
+        output.tell(f"descent: {error}", "red")
         return
     output.tell("descent: the server refuses this", "red")
     for problem in error.errors:

@@ -92,7 +92,7 @@ class ApiError(ClientError):
 
 class NotAllowed(ApiError):
     def _advice(self) -> str:
-        return "; set DESCENT_API_KEY, or give Client(key=...)" if self.status == 401 else ""
+        return "; a key is given by DESCENT_API_KEY, Client(key=...) or --key-file" if self.status == 401 else ""
 
 
 class NotFound(ApiError):

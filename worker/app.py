@@ -140,9 +140,7 @@ def main(slot: str = "") -> None:
     configure_logging(settings.log_level)
     refuse_without_access(settings, "descent-worker")
     artifacts.require_storage(settings, must_answer=False)
-    if (
-        settings.data_mirror
-    ):  # what speaks to it must be installed; whether it answers is seen when a data set is missing
+    if settings.data_mirror:  # what speaks to it is installed? whether it answers is seen when a data set is missing
         storage_at(settings.data_mirror, setting="DESCENT_DATA_MIRROR")
     all_slots = slots(settings)
     if slot or len(all_slots) == 1:

@@ -116,10 +116,9 @@ def main() -> None:
     setup = Setup(**json.loads(sys.argv[1]))
     configure_logging(setup.log_level)
     runtime.prepare(setup.threads)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGTERM}
-    )  # Paddle's own handler would say it in many lines, no JSON
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # advice on variables, neither
+    # Paddle's own handler of SIGTERM, and its advice on variables, would write lines that are no JSON.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with contextlib.redirect_stderr(io.StringIO()) as said:
         import paddle
     log.debug("Paddle was loaded", extra={"said": said.getvalue()})
     paddle.disable_signal_handler()
